@@ -1,0 +1,17 @@
+"""visionrnn: linear-RNN backbones for 3D perception and vision.
+
+Importing the package is cheap: it imports torch and nothing of mmdet3d, timm, spconv, open3d or Triton. ``visionrnn.Detector`` is loaded on first use.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["Detector", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Detector":
+        from visionrnn.detector import Detector
+
+        return Detector
+    raise AttributeError(f"module 'visionrnn' has no attribute {name!r}")
