@@ -1,0 +1,13 @@
+"""Draws points, boxes and scores: same as ``visionrnn visualize``. Runs from a checkout without installation."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("visionrnn") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from visionrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["visualize", *sys.argv[1:]]))
