@@ -1,0 +1,125 @@
+"""Plain PyTorch on any device: decays and inputs are formed a chunk at a time, only the states between chunks are kept.
+
+Inside a chunk the recurrence is one fused multiply-add per step on a buffer that stays in the cache; everything else is done for
+all steps of the chunk at once. The backward recomputes a chunk's states from the state before it, so memory is linear in T with a
+small constant, and [B, T, D, N] never exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 18  # of a chunk's states: 1 MiB in float32, about a core's second-level cache
+
+
+def diagonal_scan(x: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """x, log_decay: [B, T, D]; state: [B, D] → h [B, T, D], final state."""
+    return _DiagonalScan.apply(x, log_decay, state)
+
+
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """u, delta: [B, T, D]; A: [D, N]; B, C: [B, T, G, N]; state: [B, D, N] → y [B, T, D], final state."""
+    return _SelectiveScan.apply(u, delta, A, B, C, state)
+
+
+def _run(decay: Tensor, h: Tensor, state: Tensor) -> None:
+    """h: [c, ...] holds the inputs and becomes the states: h_t += decay_t h_{t-1}."""
+    for decay_t, h_t in zip(decay.unbind(0), h.unbind(0), strict=True):
+        h_t.addcmul_(decay_t, state)
+        state = h_t
+
+
+def _run_back(decay: Tensor, grad: Tensor, carry: Tensor) -> Tensor:
+    """grad: [c, ...] holds dL/dh_t without the later steps' part and becomes the whole; ``carry`` is that part for the last step.
+
+    Returns the carry for the step before the chunk.
+    """
+    for decay_t, grad_t in zip(reversed(decay.unbind(0)), reversed(grad.unbind(0)), strict=True):
+        grad_t.add_(carry)
+        carry = decay_t * grad_t
+    return carry
+
+
+class _DiagonalScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h = x.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # [T, B, D]
+        _run(log_decay.transpose(0, 1).exp(), h, state)
+        final = (h[-1] if len(h) else state).clone()
+        h = h.transpose(0, 1)
+        ctx.save_for_backward(log_decay, h, state)
+        return h, final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: Tensor, grad_final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_decay, h, state = ctx.saved_tensors
+        decay = log_decay.transpose(0, 1).exp()
+        grad = grad_h.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        grad_state = _run_back(decay, grad, grad_final)
+        previous = torch.cat([state[None], h.transpose(0, 1)[:-1]])[: len(grad)]
+        return grad.transpose(0, 1), (grad * previous * decay).transpose(0, 1), grad_state
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """Works time first, [T, B, G, D/G(, N)], so that a step is one contiguous slice."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        groups, states = B.shape[2:]
+        u, delta = (value.unflatten(2, (groups, -1)).transpose(0, 1).contiguous() for value in (u, delta))  # [T, B, G, D/G]
+        B, C = (value.transpose(0, 1).contiguous() for value in (B, C))  # [T, B, G, N]
+        A, start = A.unflatten(0, (groups, -1)).contiguous(), state.unflatten(1, (groups, -1)).contiguous()
+        length, step = len(u), _chunk_length(start)
+        y, before, h = torch.empty_like(u), [], None
+        for t in range(0, length, step):
+            before.append(start)
+            decay, h = _chunk_states(u[t : t + step], delta[t : t + step], A, B[t : t + step], start)
+            torch.matmul(h, C[t : t + step].unsqueeze(-1), out=y[t : t + step].unsqueeze(-1))
+            start = h[-1].clone()
+        ctx.save_for_backward(u, delta, A, B, C, *before)
+        return y.transpose(0, 1).flatten(2), start.flatten(1, 2) if before else state.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_final: Tensor) -> tuple[Tensor, ...]:
+        u, delta, A, B, C, *before = ctx.saved_tensors
+        groups = B.shape[2]
+        grad_y = grad_y.unflatten(2, (groups, -1)).transpose(0, 1).contiguous()
+        carry = grad_final.unflatten(1, (groups, -1))
+        grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(value) for value in (u, delta, B, C))
+        grad_A = torch.zeros_like(A)
+        step = _chunk_length(carry)
+        for chunk in reversed(range(len(before))):
+            part = slice(chunk * step, (chunk + 1) * step)
+            u_c, delta_c, grad_y_c = u[part], delta[part], grad_y[part]
+            decay, h = _chunk_states(u_c, delta_c, A, B[part], before[chunk])
+            torch.matmul(grad_y_c.unsqueeze(-2), h, out=grad_C[part].unsqueeze(-2))
+            grad = grad_y_c.unsqueeze(-1) * C[part].unsqueeze(-2)  # [c, B, G, D/G, N]
+            carry = _run_back(decay, grad, carry)
+            grad_input = torch.matmul(grad, B[part].unsqueeze(-1)).squeeze(-1)  # d L / d (Δ u)
+            torch.matmul((delta_c * u_c).unsqueeze(-2), grad, out=grad_B[part].unsqueeze(-2))
+            grad *= decay  # becomes d L / d (Δ A), the exponent
+            grad[1:] *= h[:-1]
+            grad[0] *= before[chunk]
+            torch.mul(grad_input, delta_c, out=grad_u[part])
+            torch.addcmul((grad * A).sum(-1), grad_input, u_c, out=grad_delta[part])
+            grad_A += grad.mul_(delta_c.unsqueeze(-1)).sum((0, 1))
+        grad_u, grad_delta = (value.transpose(0, 1).flatten(2) for value in (grad_u, grad_delta))
+        return grad_u, grad_delta, grad_A.flatten(0, 1), grad_B.transpose(0, 1), grad_C.transpose(0, 1), carry.flatten(1, 2)
+
+
+def _chunk_length(state: Tensor) -> int:
+    return max(8, min(128, CHUNK_ELEMENTS // max(state.numel(), 1)))
+
+
+def _chunk_states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states of a chunk, both [c, B, G, D/G, N]."""
+    decay = (delta.unsqueeze(-1) * A).exp_()
+    h = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    _run(decay, h, start)
+    return decay, h

@@ -1,0 +1,89 @@
+"""Mamba (Gu & Dao 2023): projection, causal depthwise convolution, selective scan, gate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionrnn.kernels import selective_scan
+from visionrnn.kernels.packing import sequence_of
+from visionrnn.operators.base import Operator
+from visionrnn.registry import OPERATORS
+
+
+@OPERATORS.register("mamba")
+class Mamba(Operator):
+    """Selective state-space mixer, causal, or with ``bidirectional`` the form of LION (Liu et al. 2024).
+
+        [u; z] = W_in x ;   y = Σ over directions of  scan(SiLU(conv(u))) ⊙ SiLU(z) ;   out = W_out y
+
+    The two directions share W_in and W_out; convolution, Δ, A, B, C, D are each direction's own, and results are summed.
+    Options: ``d_state`` N states per channel, ``d_conv`` taps, ``expand`` inner width in units of dim, ``dt_rank`` (dim/16 when absent).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        bidirectional: bool = False,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        self.bidirectional = bidirectional
+        inner, dt_rank = expand * dim, math.ceil(dim / 16) if dt_rank is None else dt_rank
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.directions = nn.ModuleList(
+            SelectiveSSM(inner, d_state, d_conv, dt_rank, reverse, backend) for reverse in ((False, True) if bidirectional else (False,))
+        )
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        for direction in self.directions[1:]:  # LION's released weights come from this start: Δ ≈ softplus(0) on the way back
+            direction.dt_proj.reset_parameters()
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # [B, T, D] each
+        y = sum(direction(u, cu_seqlens, max_seqlen) for direction in self.directions)
+        return self.out_proj(y * F.silu(z))
+
+
+class SelectiveSSM(nn.Module):
+    """One direction: depthwise convolution, input-dependent Δ, B, C, and the scan. [B, T, D] → [B, T, D]."""
+
+    def __init__(self, inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool, backend: str):
+        super().__init__()
+        self.reverse, self.backend, self.sizes = reverse, backend, (dt_rank, d_state, d_state)
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(dt_rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        step = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+
+    def forward(self, u: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
+        u = F.silu(self._convolve(u, cu_seqlens))
+        dt, B, C = self.x_proj(u).split(self.sizes, dim=-1)
+        delta = F.softplus(self.dt_proj(dt))
+        A = -self.A_log.exp()
+        packing = dict(reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
+        return selective_scan(u, delta, A, B, C, self.D, backend=self.backend, **packing)
+
+    def _convolve(self, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+        """c_t = bias + Σ_j w_j ⊙ u_{t-j}, j steps back (ahead when reversed), zero beyond the ends of a sequence."""
+        weight = self.conv1d.weight[:, 0].flip(-1)  # [D, taps], tap j reaches j steps back
+        sequence = None if cu_seqlens is None else sequence_of(cu_seqlens, u.shape[1])
+        out = u * weight[:, 0] + self.conv1d.bias
+        for j in range(1, min(weight.shape[1], u.shape[1])):
+            source, target = (slice(j, None), slice(None, -j)) if self.reverse else (slice(None, -j), slice(j, None))
+            tap = u[:, source] * weight[:, j]
+            if sequence is not None:
+                tap = tap * (sequence[source] == sequence[target]).to(tap.dtype).unsqueeze(-1)
+            out = out + F.pad(tap, (0, 0, 0, j) if self.reverse else (0, 0, j, 0))
+        return out
