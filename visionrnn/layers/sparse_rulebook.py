@@ -1,0 +1,233 @@
+"""Rulebooks of 3D sparse convolutions: for each kernel offset, which input voxel feeds which output voxel.
+
+Voxel coordinates are [N, 4] integers (batch, z, y, x); shapes and kernels are given as (z, y, x). A convolution here is torch's cross-correlation:
+output voxel o reads, through kernel position k, the input voxel at ``o * stride - padding + k * dilation``; absent voxels count as zeros.
+
+Within one offset no voxel occurs twice on either side, so gathers and scatters of an offset never collide and sums have a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from visionrnn.errors import DataError
+
+Triple = tuple[int, int, int]
+
+
+class OffsetPairs(NamedTuple):
+    """Voxel pairs of one kernel offset: input row ``inputs[i]`` feeds output row ``outputs[i]`` through kernel position ``offset``."""
+
+    offset: int
+    inputs: Tensor  # [P_k] int64
+    outputs: Tensor  # [P_k] int64
+
+
+@dataclass(frozen=True, eq=False)
+class Rulebook:
+    """Everything about a sparse convolution that depends on coordinates only.
+
+    ``pairs`` lists the offsets that have pairs; ``identity`` is the kernel position through which every voxel feeds itself (None if there is none), not listed
+    in ``pairs``. ``coords`` [M, 4] and ``spatial_shape`` describe the output, ``input_coords`` [N, 4] the input; ``settings`` is what it was built for.
+    """
+
+    pairs: tuple[OffsetPairs, ...]
+    identity: int | None
+    kernel_size: Triple
+    input_coords: Tensor
+    coords: Tensor
+    spatial_shape: Triple
+    settings: tuple
+
+    @property
+    def num_pairs(self) -> int:
+        """Multiplications of one voxel with one kernel matrix, the identity's included."""
+        return sum(len(pair.inputs) for pair in self.pairs) + (0 if self.identity is None else len(self.coords))
+
+
+def triple(value: int | Sequence[int], name: str, minimum: int) -> Triple:
+    """Three integers (z, y, x) from one integer or three. Raises ValueError naming ``name``."""
+    values = (value,) * 3 if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) != 3 or min(values) < minimum:
+        raise ValueError(f"{name}={value!r}; expected an integer or three (z, y, x), each at least {minimum}")
+    return values[0], values[1], values[2]
+
+
+def check_coords(coords: Tensor) -> None:
+    """Raises DataError unless ``coords`` is an int32 or int64 tensor [N, 4]."""
+    if coords.ndim != 2 or coords.shape[1] != 4:
+        raise DataError(f"voxel coordinates have shape {list(coords.shape)}; expected [N, 4] with the columns (batch, z, y, x)")
+    if coords.dtype not in (torch.int32, torch.int64):
+        raise DataError(f"voxel coordinates are {coords.dtype}; expected int32 or int64, convert them with .int()")
+
+
+def _range_fault(coords: Tensor, shape: Triple, batch_size: int | None) -> Tensor:
+    """Number of voxels outside the grid or the batch, as a tensor: no host synchronisation."""
+    last = coords.new_tensor([torch.iinfo(coords.dtype).max if batch_size is None else batch_size - 1, *(s - 1 for s in shape)])
+    return ((coords < 0) | (coords > last)).any(dim=1).sum()
+
+
+def _raise_range(coords: Tensor, shape: Triple, batch_size: int | None, faults: int) -> None:
+    low, high = coords.amin(0).tolist(), coords.amax(0).tolist()
+    batches = "any" if batch_size is None else f"0..{batch_size - 1}"
+    raise DataError(
+        f"{faults} of {len(coords)} voxel coordinates lie outside the grid: (batch, z, y, x) reach from {low} to {high}; expected batch {batches} and "
+        f"z, y, x from 0 to {[s - 1 for s in shape]}. Drop points out of range before making voxels, or correct spatial_shape"
+    )
+
+
+def _keys(coords: Tensor, sizes: Triple) -> Tensor:
+    batch, z, y, x = coords.long().unbind(1)
+    return ((batch * sizes[0] + z) * sizes[1] + y) * sizes[2] + x
+
+
+def submanifold_rulebook(
+    coords: Tensor,
+    spatial_shape: Sequence[int],
+    kernel_size: int | Sequence[int],
+    dilation: int | Sequence[int] = 1,
+    batch_size: int | None = None,
+) -> Rulebook:
+    """Rulebook of a submanifold convolution: outputs at the input voxels only, kernel centred, stride 1.
+
+    ``coords``: [N, 4] int32 or int64 (batch, z, y, x), in any order, each voxel once; ``spatial_shape`` (z, y, x). The kernel sizes are odd.
+    Neighbours are found by binary search in sorted keys, one search per kernel row: x-neighbours follow each other in the sorted order. Opposite offsets
+    share their pairs with the roles exchanged, so half of the kernel is searched. The host waits twice, for the numbers of pairs.
+
+    Raises DataError for malformed coordinates, coordinates outside the grid (or ``batch_size``) and voxels given twice; ValueError for an even kernel.
+    """
+    kernel, shape, spacing = (
+        triple(kernel_size, "kernel_size", 1),
+        triple(spatial_shape, "spatial_shape", 1),
+        triple(dilation, "dilation", 1),
+    )
+    if any(k % 2 == 0 for k in kernel):
+        raise ValueError(f"kernel_size={kernel}; a submanifold convolution needs odd sizes, so that the kernel has a centre")
+    check_coords(coords)
+    settings = ("submanifold", shape, kernel, spacing)
+    center = (kernel[0] * kernel[1] * kernel[2]) // 2
+    reach = [k // 2 * d for k, d in zip(kernel, spacing, strict=True)]
+    # Rows, planes and samples are spaced by the kernel's reach, so that a neighbour outside the grid gets a key no voxel has.
+    sizes: Triple = (shape[0] + reach[0], shape[1] + reach[1], shape[2] + reach[2])
+    keys = _keys(coords, sizes)
+    order = None
+    if coords.is_cuda or not bool((keys[1:] > keys[:-1]).all()):
+        keys, order = keys.sort()
+    found, position = _search_half(keys, kernel, spacing, sizes)
+
+    checks = torch.stack([_range_fault(coords, shape, batch_size), (keys[1:] == keys[:-1]).sum()])
+    outside, repeated, *counts = torch.cat([checks, found.sum(1)]).tolist()
+    if outside:
+        _raise_range(coords, shape, batch_size, outside)
+    if repeated:
+        raise DataError(
+            f"{repeated} of {len(coords)} voxel coordinates occur more than once; expected each (batch, z, y, x) once, merge such voxels first"
+        )
+
+    hits = found.flatten().nonzero().squeeze(1)
+    neighbour, voxel = position.flatten()[hits], hits % max(len(keys), 1)
+    if order is not None:
+        neighbour, voxel = order[neighbour], order[voxel]
+    pairs = []
+    for half, (near, far) in enumerate(zip(voxel.split(counts), neighbour.split(counts), strict=True), start=1):
+        if len(near):
+            pairs += [OffsetPairs(center + half, far, near), OffsetPairs(center - half, near, far)]
+    return Rulebook(tuple(sorted(pairs, key=lambda pair: pair.offset)), center, kernel, coords, coords, shape, settings)
+
+
+def _search_half(keys: Tensor, kernel: Triple, spacing: Triple, sizes: Triple) -> tuple[Tensor, Tensor]:
+    """For the H offsets after the kernel's centre: found [H, N] bool, position [H, N] of the neighbour in ``keys`` (sorted), valid where found."""
+    num = len(keys)
+    half = kernel[0] * kernel[1] * kernel[2] // 2
+    found = torch.zeros(half, num, dtype=torch.bool, device=keys.device)
+    position = torch.zeros(half, num, dtype=torch.int64, device=keys.device)
+    padded = torch.cat([keys, keys.new_full((1,), torch.iinfo(torch.int64).max)])
+    radius = [k // 2 for k in kernel]
+    index = 0
+    for dz, dy in product(range(radius[0] + 1), range(-radius[1], radius[1] + 1)):
+        if dz == 0 and dy < 0:
+            continue
+        base = (dz * spacing[0] * sizes[1] + dy * spacing[1]) * sizes[2]
+        here: Tensor | None = None
+        for dx in range(1 if base == 0 else -radius[2], radius[2] + 1):
+            wanted = keys + (base + dx * spacing[2])
+            if here is None or spacing[2] > 1:
+                here = torch.searchsorted(keys, wanted)
+            torch.eq(padded[here], wanted, out=found[index])
+            position[index] = here
+            here = here + found[index]  # where the neighbour at dx is present, the key after it is the first candidate for dx + 1
+            index += 1
+    return found, position
+
+
+def strided_rulebook(
+    coords: Tensor,
+    spatial_shape: Sequence[int],
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    batch_size: int | None = None,
+) -> Rulebook:
+    """Rulebook of an ordinary sparse convolution: an output voxel exists wherever the kernel covers at least one input voxel.
+
+    Arguments as ``submanifold_rulebook``; stride, padding and dilation as ``torch.nn.Conv3d``. Output voxels are in ascending (batch, z, y, x) order.
+    Raises DataError for malformed or outlying coordinates, voxels given twice, and a grid smaller than the kernel.
+    """
+    kernel, shape = triple(kernel_size, "kernel_size", 1), triple(spatial_shape, "spatial_shape", 1)
+    steps, pads, spacing = triple(stride, "stride", 1), triple(padding, "padding", 0), triple(dilation, "dilation", 1)
+    check_coords(coords)
+    settings = ("strided", shape, kernel, steps, pads, spacing)
+    sizes = [(s + 2 * p - d * (k - 1) - 1) // t + 1 for s, p, d, k, t in zip(shape, pads, spacing, kernel, steps, strict=True)]
+    if min(sizes) < 1:
+        raise DataError(
+            f"spatial_shape {list(shape)} (z, y, x) with padding {list(pads)} is smaller than the kernel {list(kernel)} with dilation {list(spacing)}"
+        )
+    out_shape: Triple = (sizes[0], sizes[1], sizes[2])
+
+    columns = coords.long().unbind(1)
+    places, inside = [], []
+    for axis in range(3):
+        taps = torch.arange(kernel[axis], device=coords.device).unsqueeze(1) * spacing[axis]
+        start = columns[axis + 1] + pads[axis] - taps  # [k, N]
+        place = start.div(steps[axis], rounding_mode="floor")
+        places.append(place)
+        inside.append((place * steps[axis] == start) & (place >= 0) & (place < out_shape[axis]))
+    found = inside[0][:, None, None] & inside[1][:, None] & inside[2]  # [kz, ky, kx, N]
+    plane = ((columns[0] * out_shape[0] + places[0]) * out_shape[1])[:, None, None]
+    keys = ((plane + places[1][:, None]) * out_shape[2] + places[2]).flatten()
+
+    sorted_keys = _keys(coords, shape).sort().values
+    checks = torch.stack([_range_fault(coords, shape, batch_size), (sorted_keys[1:] == sorted_keys[:-1]).sum()])
+    outside, repeated, *counts = torch.cat([checks, found.flatten(0, 2).sum(1)]).tolist()
+    if outside:
+        _raise_range(coords, shape, batch_size, outside)
+    if repeated:
+        raise DataError(
+            f"{repeated} of {len(coords)} voxel coordinates occur more than once; expected each (batch, z, y, x) once, merge such voxels first"
+        )
+
+    hits = found.flatten().nonzero().squeeze(1)
+    out_keys, outputs = torch.unique(keys[hits], return_inverse=True)
+    inputs = hits % max(len(coords), 1)
+    pairs = [
+        OffsetPairs(offset, source, target)
+        for offset, (source, target) in enumerate(zip(inputs.split(counts), outputs.split(counts), strict=True))
+        if len(source)
+    ]
+    return Rulebook(tuple(pairs), None, kernel, coords, _coords_of(out_keys, out_shape).to(coords.dtype), out_shape, settings)
+
+
+def _coords_of(keys: Tensor, shape: Triple) -> Tensor:
+    """The inverse of ``_keys``: [M] → [M, 4]."""
+    columns = []
+    for size in reversed(shape):
+        columns.append(keys % size)
+        keys = keys.div(size, rounding_mode="floor")
+    return torch.stack([keys, *reversed(columns)], dim=1)
