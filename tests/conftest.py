@@ -15,3 +15,13 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"reference data folder {path.name!r} is not beside the project")
     return path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--goldens", default=None, help="folder of stored cases for tests/parity (default: ../shared/goldens beside the project)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "goldens(family, pattern): runs once per stored file that matches")

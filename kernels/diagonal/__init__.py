@@ -98,7 +98,9 @@ class _Layout:
     Padded steps have decay exp(0) = 1 and no input, so they leave a state as it is: a final state needs no special case.
     """
 
-    def __init__(self, like: Tensor, state: Tensor | None, state_shape: tuple, cu_seqlens: Tensor | None, max_seqlen: int | None, reverse: bool):
+    def __init__(
+        self, like: Tensor, state: Tensor | None, state_shape: tuple, cu_seqlens: Tensor | None, max_seqlen: int | None, reverse: bool
+    ):
         self.reverse = reverse
         self.index: Tensor | None = None  # [S, T] position in the packed row
         rows, length = like.shape[:2]

@@ -11,7 +11,7 @@ class Operator(nn.Module):
     With ``cu_seqlens`` [S + 1] the S sequences lie packed along T and B is 1; ``max_seqlen`` bounds their length.
     """
 
-    bidirectional = False
+    has_bidirectional = False  # True: the class takes ``bidirectional=True`` itself; False: wrap it in Bidirectional
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

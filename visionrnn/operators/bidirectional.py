@@ -16,8 +16,6 @@ class Bidirectional(Operator):
     ``mixer`` is the config of a causal operator, e.g. ``dict(type="mamba")``.
     """
 
-    bidirectional = True
-
     def __init__(self, dim: int, mixer: dict | str):
         super().__init__()
         self.ahead, self.back = (OPERATORS.build(mixer, dim=dim) for _ in range(2))

@@ -24,6 +24,8 @@ class Mamba(Operator):
     Options: ``d_state`` N states per channel, ``d_conv`` taps, ``expand`` inner width in units of dim, ``dt_rank`` (dim/16 when absent).
     """
 
+    has_bidirectional = True
+
     def __init__(
         self,
         dim: int,
@@ -35,7 +37,6 @@ class Mamba(Operator):
         backend: str = "auto",
     ):
         super().__init__()
-        self.bidirectional = bidirectional
         inner, dt_rank = expand * dim, math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.directions = nn.ModuleList(

@@ -1,0 +1,75 @@
+"""The parity suite reads every case that lies in the folder given with ``--goldens`` (default: ../shared/goldens beside the project)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FAMILIES = ("lion",)
+
+
+def goldens_root(config: pytest.Config) -> Path:
+    given = config.getoption("--goldens")
+    return Path(given) if given else Path(__file__).resolve().parents[2].parent / "shared" / "goldens"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrises ``golden`` with the files that match the module's ``GOLDENS = (family, pattern)`` of the test's marker."""
+    marker = metafunc.definition.get_closest_marker("goldens")
+    if marker is None:
+        return
+    family, pattern = marker.args
+    root = goldens_root(metafunc.config)
+    files = sorted((root / family).glob(pattern))
+    if not files:
+        files = [None]
+    metafunc.parametrize("golden", files, ids=[file.stem if file else "absent" for file in files], indirect=True)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    if request.param is None:
+        root = goldens_root(request.config)
+        message = f"no stored cases for this test in {root}"
+        if request.config.getoption("--goldens") and not root.is_dir():
+            pytest.fail(f"--goldens {root}: there is no such folder")
+        pytest.skip(message)
+    return Golden(request.param)
+
+
+class Golden:
+    """One .npz of stored cases: arrays by name, the JSON ``config``, groups of arrays by prefix."""
+
+    def __init__(self, path: Path):
+        self.arrays = np.load(path, allow_pickle=False)
+        self.config = json.loads(str(self.arrays["config"]))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays.files
+
+    def group(self, prefix: str, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        found = {name[len(prefix) :]: self[name] for name in self.arrays.files if name.startswith(prefix)}
+        return {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in found.items()}
+
+
+def deviation(value: torch.Tensor, expected: torch.Tensor) -> float:
+    """max |value - expected| / max |expected|."""
+    value, expected = value.detach().double(), expected.double()
+    assert value.shape == expected.shape, f"{list(value.shape)} instead of {list(expected.shape)}"
+    return float((value - expected).abs().max() / expected.abs().max().clamp(min=1e-30)) if expected.numel() else 0.0
+
+
+@pytest.fixture
+def close():
+    def check(value: torch.Tensor, expected: torch.Tensor, bound: float, what: str) -> None:
+        found = deviation(value, expected)
+        assert found <= bound, f"{what}: deviation {found:.2e}, bound {bound:.0e}"
+
+    return check

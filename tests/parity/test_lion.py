@@ -1,0 +1,175 @@
+"""LION against numbers of the official implementation; tolerances are those stored beside the numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from visionrnn.backbones.lion import LION, LIONLayer, PositionEmbedding, ResidualBlock, Scan, Stage
+from visionrnn.checkpoints import from_official, load_official, load_strictly
+from visionrnn.datasets.voxelize import DynamicVFE
+from visionrnn.layers.voxel_merge import VoxelMerging, expand
+from visionrnn.registry import OPERATORS
+from visionrnn.serialization import Voxels, make_groups, window_orders
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+OPTIONS = {"Mamba": ("d_state", "d_conv", "expand")}  # official operator → constructor arguments that matter to us
+
+
+def scan_of(name: str, config: dict, padding: str = "duplicate") -> Scan:
+    if name.lower() not in OPERATORS:
+        pytest.skip(f"operator {name.lower()!r} is not registered")
+    options = {key: config[key] for key in OPTIONS[name] if key in config}
+    return Scan({"type": name.lower(), **options}, padding=padding, post_norm=config.get("post_norm", True))
+
+
+def voxels_of(features: torch.Tensor, coords: torch.Tensor, shape: list[int], batch_size: int | None = None) -> Voxels:
+    return Voxels.from_coords(features, coords, tuple(shape), int(coords[:, 0].max()) + 1 if batch_size is None else batch_size)
+
+
+@DTYPES
+@pytest.mark.goldens("lion", "operator_*.npz")
+def test_operator(golden, dtype, close):
+    exact = dtype == torch.float64
+    kwargs = golden.config["kwargs"]
+    block = ResidualBlock(kwargs["d_model"], scan_of(golden.config["operator"], kwargs)).to(dtype).eval()
+    load_official(block, golden.group("state/", dtype))
+    x = golden["x"].to(dtype).requires_grad_()
+    out = block(x)
+    close(out, golden["out"], 1e-6 if exact else 1e-5, "out")
+    out.backward(golden["cot"].to(dtype))
+    bound = 2e-6 if exact else 3e-5
+    close(x.grad, golden["grad_x"], bound, "grad_x")
+    gradients = from_official(golden.group("grad/"))
+    assert gradients.keys() == {name for name, _ in block.named_parameters()}
+    for name, parameter in block.named_parameters():
+        close(parameter.grad, gradients[name], bound, name)
+
+
+@pytest.mark.goldens("lion", "serialize.npz")
+def test_serialize(golden):
+    for case in golden.config["cases"]:
+        stored = golden.group(case["case"] + "/")
+        coords = stored["coords"]
+        order_x, order_y = window_orders(coords, tuple(case["sparse_shape_zyx"]), tuple(case["window_shape_xyz"]), case["shift"])
+        assert torch.equal(order_x, stored["x"].long()), case
+        assert torch.equal(order_y, stored["y"].long()), case
+        groups = make_groups(tuple(case["num_voxels"]), case["group_size"], "duplicate")
+        assert torch.equal(groups.index, stored["flat2win"].long()), case
+        assert torch.equal(groups.inverse, stored["win2flat"].long()), case
+
+
+@DTYPES
+@pytest.mark.goldens("lion", "merging.npz")
+def test_merging(golden, dtype, close):
+    exact = dtype == torch.float64
+    for case in golden.config["cases"]:
+        stored = golden.group(case["case"] + "/")
+        merging = VoxelMerging(
+            case["dim"],
+            case["down_scale_xyz"],
+            generate_ratio=case["diff_scale"] if case["diffusion"] else 0.0,
+            generate_step=case["coords_shift"],
+            generate_number=case["diffusion_scale"],
+            floor_keys=True,
+        ).to(dtype)
+        load_official(merging, golden.group(case["case"] + "/state/", dtype))
+        features = stored["features"].to(dtype).requires_grad_()
+        coarse, inverse = merging(voxels_of(features, stored["indices"], case["spatial_shape_zyx"], case["batch_size"]))
+        assert torch.equal(coarse.coords, stored["out_indices"]), case
+        assert torch.equal(inverse, stored["unq_inv"].long()), case
+        assert list(coarse.spatial_shape) == case["out_spatial_shape_zyx"]
+        bound = 1e-6 if exact else 1e-5
+        close(coarse.features, stored["out_features"], bound, f"{case['case']} out")
+        coarse.features.backward(stored["cot"].to(dtype))
+        close(features.grad, stored["grad_features"], bound, f"{case['case']} grad_features")
+        gradients = from_official(golden.group(case["case"] + "/grad/"))
+        for name, parameter in merging.named_parameters():
+            close(parameter.grad, gradients[name], bound, f"{case['case']} {name}")
+        if "expand_out_features" in stored:
+            low, up = (stored[f"expand_{level}_features"].to(dtype) for level in ("low", "up"))
+            close(expand(up, low, inverse), stored["expand_out_features"], bound, f"{case['case']} expand")
+
+
+@DTYPES
+@pytest.mark.goldens("lion", "layer.npz")
+def test_layer(golden, dtype, close):
+    bound, covered = 1e-6 if dtype == torch.float64 else 2e-5, 0
+    for case in golden.config["cases"]:
+        if case["kind"] != "LIONLayer" or case["operator"].lower() not in OPERATORS:
+            continue
+        stored = golden.group(case["case"] + "/")
+        stage = Stage(case["window_shape_xyz"], case["group_size"])
+        layer = LIONLayer(case["dim"], stage, case["shift"], scan_of(case["operator"], case["operator_cfg"])).to(dtype).eval()
+        load_official(layer, golden.group(case["case"] + "/state/", dtype))
+        features = stored["features"].to(dtype).requires_grad_()
+        out = layer(voxels_of(features, stored["coords"], case["sparse_shape_zyx"], len(case["num_voxels"]))).features
+        close(out, stored["out"], bound, f"{case['case']} out")
+        out.backward(stored["cot"].to(dtype))
+        close(features.grad, stored["grad_features"], bound, f"{case['case']} grad_features")
+        covered += 1
+    for prefix in sorted({name.split("/")[0] for name in golden.arrays.files if name.startswith("posemb")}):
+        stored = golden.group(prefix + "/")
+        dim = stored["out"].shape[1]
+        embedding = PositionEmbedding(dim).to(dtype).eval()
+        load_official(embedding, golden.group(prefix + "/state/", dtype))
+        shape = stored["spatial_shape_zyx"].tolist()
+        out = embedding(voxels_of(torch.zeros(len(stored["coords"]), dim, dtype=dtype), stored["coords"], shape))
+        close(out, stored["out"], bound, f"{prefix} out")
+        covered += 1
+    assert covered, "no case of this file could be run"
+
+
+@pytest.mark.goldens("lion", "vfe.npz")
+def test_vfe(golden, close):
+    for case in golden.config["cases"]:
+        stored = golden.group(case["case"] + "/")
+        encoder = DynamicVFE(case["num_point_features"], case["num_filters"], case["point_cloud_range"], case["voxel_size"]).eval()
+        assert list(encoder.grid) == case["grid_size_xyz"]
+        load_official(encoder, golden.group(case["case"] + "/state/"))
+        points = stored["points"]
+        features, coords, counts = encoder(points[:, 1:], points[:, 0].long(), int(points[:, 0].max()) + 1)
+        assert torch.equal(coords, stored["voxel_coords"].int())
+        assert sum(counts) == case["num_voxels"]
+        close(features, stored["voxel_features"], 1e-5, case["case"])
+
+
+@DTYPES
+@pytest.mark.goldens("lion", "backbone_*.npz")
+def test_backbone(golden, dtype, close):
+    if golden.config["class"] != "LION3DBackboneOneStride":
+        pytest.skip(f"backbone {golden.config['class']} is not built yet")
+    exact, config = dtype == torch.float64, golden.config["model_cfg"]
+    scan = scan_of(config["OPERATOR"]["NAME"], config["OPERATOR"]["CFG"])
+    model = LION(
+        config["LAYER_DIM"][0],
+        scan.operator,
+        [Stage(window, size, config["SHIFT"]) for window, size in zip(config["WINDOW_SHAPE"], config["GROUP_SIZE"], strict=True)],
+        generate_ratio=config["DIFF_SCALE"] if config["DIFFUSION"] else 0.0,
+        padding="duplicate",
+        official_odd_grids=True,
+    )
+    model = model.to(dtype).eval()
+    load_official(model, golden.group("state/", dtype))
+    features = golden["voxel_features"].to(dtype).requires_grad_()
+    shape = golden.config["grid_size_xyz"][::-1]
+    out, intermediates = model.forward_intermediates(voxels_of(features, golden["voxel_coords"], shape, int(golden["batch_size"])))
+    bound = 2e-6 if exact else 1e-4
+    assert torch.equal(out.coords, golden["out_coords"])
+    assert list(out.spatial_shape) == golden["out_spatial_shape"].tolist()
+    close(out.features, golden["out_features"], bound, "out")
+    for i, voxels in enumerate(intermediates[:-1], start=1):  # the official x_conv4 is the final output, checked above
+        assert torch.equal(voxels.coords, golden[f"ms/x_conv{i}/coords"]), i
+        close(voxels.features, golden[f"ms/x_conv{i}/features"], bound, f"x_conv{i}")
+    out.features.backward(golden["cot"].to(dtype))
+    close(features.grad, golden["grad_voxel_features"], bound, "grad_voxel_features")
+    norms = dict(zip(golden.arrays["param_names"].tolist(), golden["grad_l2"], strict=True))
+    norms = from_official(norms)
+    for name, parameter in model.named_parameters():
+        assert float(parameter.grad.double().norm()) == pytest.approx(float(norms[name]), rel=50 * bound), name
+
+
+def test_foreign_weights_are_refused():
+    layer = torch.nn.Linear(2, 3)
+    with pytest.raises(Exception, match=r"missing bias; unexpected scale; of other shape weight: expected \[3, 2\], got \[3, 1\]"):
+        load_strictly(layer, {"weight": torch.zeros(3, 1), "scale": torch.zeros(1)}, "weights")

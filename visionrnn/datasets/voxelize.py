@@ -1,0 +1,83 @@
+"""Points → voxels: coordinates on a grid, and the dynamic voxel feature encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from visionrnn.layers.norm import RowBatchNorm
+from visionrnn.layers.voxel_merge import merge_coords
+
+
+def grid_shape(point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
+    """Number of voxels along (x, y, z). Ranges are metres: x, y, z minima, then maxima."""
+    low, high = point_cloud_range[:3], point_cloud_range[3:]
+    return tuple(round((b - a) / size) for a, b, size in zip(low, high, voxel_size, strict=True))
+
+
+def voxel_coords(points: Tensor, point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> Tensor:
+    """Integer (x, y, z) voxel [N, 3] of points [N, ≥ 3] in metres, by float32 arithmetic; may lie outside the grid."""
+    low, size = (torch.tensor(values, dtype=torch.float32, device=points.device) for values in (point_cloud_range[:3], voxel_size))
+    return torch.floor((points[:, :3].float() - low) / size).long()
+
+
+class DynamicVFE(nn.Module):
+    """Dynamic voxel feature encoder (Zhou et al. 2019): every point counts, however many share a voxel.
+
+    A point's features are its own (x, y, z, intensity, …), its offset from the mean of its voxel's points, and from the voxel's
+    centre. Each layer is Linear → BatchNorm → ReLU → maximum per voxel; all but the last have half the width and hand point and
+    voxel features on together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        feat_channels: Sequence[int],
+        point_cloud_range: Sequence[float],
+        voxel_size: Sequence[float],
+    ):
+        super().__init__()
+        self.point_cloud_range, self.voxel_size = tuple(point_cloud_range), tuple(voxel_size)
+        self.grid = grid_shape(point_cloud_range, voxel_size)
+        widths = [width // 2 for width in feat_channels[:-1]] + [feat_channels[-1]]
+        inputs = [in_channels + 6, *feat_channels[:-1]]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(i, o, bias=False), RowBatchNorm(o, eps=1e-3, momentum=0.01), nn.ReLU())
+            for i, o in zip(inputs, widths, strict=True)
+        )
+        self.in_channels, self.out_channels = in_channels, feat_channels[-1]
+
+    def forward(self, points: Tensor, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """points [P, F] in metres, batch [P] → features [N, C], coords [N, 4] (batch, z, y, x), voxels per sample.
+
+        Points outside the range are left out. Voxels come in ascending (batch, x, y, z).
+        """
+        if points.dim() != 2 or points.shape[1] != self.in_channels:
+            raise ValueError(f"points: expected [P, {self.in_channels}] (x, y, z, …), got {list(points.shape)}")
+        cell = voxel_coords(points, self.point_cloud_range, self.voxel_size)
+        inside = ((cell >= 0) & (cell < torch.tensor(self.grid, device=cell.device))).all(1)
+        points, cell, batch = points[inside], cell[inside], batch[inside]
+        coords = torch.cat([batch[:, None].long(), cell.flip(1)], 1)
+        coords, inverse, counts = merge_coords(coords, self.grid[::-1], batch_size)
+        features = self._point_features(points, cell, inverse, len(coords))
+        for i, layer in enumerate(self.layers):
+            features = layer(features)
+            pooled = scatter_max(features, inverse, len(coords))
+            if i + 1 < len(self.layers):
+                features = torch.cat([features, pooled[inverse]], 1)
+        return pooled, coords.int(), counts
+
+    def _point_features(self, points: Tensor, cell: Tensor, inverse: Tensor, number: int) -> Tensor:
+        count = inverse.bincount(minlength=number).to(points.dtype).unsqueeze(1)
+        mean = points.new_zeros(number, 3).index_add(0, inverse, points[:, :3]) / count
+        low, size = points.new_tensor(self.point_cloud_range[:3]), points.new_tensor(self.voxel_size)
+        centre = (cell.to(points.dtype) + 0.5) * size + low
+        return torch.cat([points, points[:, :3] - mean[inverse], points[:, :3] - centre], 1)
+
+
+def scatter_max(features: Tensor, index: Tensor, number: int) -> Tensor:
+    """Maximum [number, C] of the rows [P, C] that share an index; every index occurs."""
+    out = features.new_full((number, features.shape[1]), -torch.inf)
+    return out.scatter_reduce(0, index[:, None].expand_as(features), features, "amax", include_self=False)
