@@ -1,8 +1,8 @@
 """3D sparse convolution in plain PyTorch, forward and backward, on any device and with any number of threads.
 
 Parameter names and layout are spconv 2's: ``weight`` (out, kz, ky, kx, in), ``bias`` (out), so state dicts are interchangeable with it.
-For each kernel offset: gather the input rows, multiply by the offset's matrix, add to the output rows (Graham et al., 2018, "3D semantic segmentation with
-submanifold sparse convolutional networks"). Sums run in a fixed order, so results are reproducible on every device.
+For each kernel offset: gather the input rows, multiply by the offset's matrix, add to the output rows (Graham et al., 2018, "3D semantic
+segmentation with submanifold sparse convolutional networks"). Sums run in a fixed order, so results are reproducible on every device.
 """
 
 from __future__ import annotations
@@ -55,10 +55,7 @@ class _SparseConvolution(torch.autograd.Function):
             if rulebook.identity is not None:
                 torch.mm(grad.t(), features, out=grad_weight[:, rulebook.identity])
         if need_features:
-            if rulebook.identity is not None:
-                grad_features = grad @ weight[:, rulebook.identity]
-            else:
-                grad_features = torch.zeros_like(features)
+            grad_features = torch.zeros_like(features) if rulebook.identity is None else grad @ weight[:, rulebook.identity]
         if need_features or need_weight:
             for offset, inputs, outputs in rulebook.pairs:
                 rows = grad.index_select(0, outputs)  # [P_k, D]
@@ -85,7 +82,8 @@ def _multiply(features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: R
 def sparse_convolution(features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook) -> Tensor:
     """Convolves with a rulebook: features [N, C], weight (D, kz, ky, kx, C), bias [D] or None → [M, D], rows as ``rulebook.coords``.
 
-    Differentiable once, in float16 to float64; under autocast it runs in autocast's dtype. Raises DataError when the shapes or dtypes do not fit.
+    Differentiable once, in float16 to float64; under autocast it runs in autocast's dtype. Raises DataError when the shapes or dtypes do
+    not fit.
     """
     if weight.ndim != 5 or tuple(weight.shape[1:4]) != rulebook.kernel_size:
         raise DataError(
@@ -103,7 +101,7 @@ def sparse_convolution(features: Tensor, weight: Tensor, bias: Tensor | None, ru
         features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if features.dtype != weight.dtype:
         raise DataError(
-            f"sparse features are {features.dtype}, the convolution's weight is {weight.dtype}; expected one dtype, convert the one or the other"
+            f"sparse features are {features.dtype}, the convolution's weight is {weight.dtype}; expected one dtype, convert one of them"
         )
     return _SparseConvolution.apply(features.contiguous(), weight.flatten(1, 3), bias, rulebook)
 
@@ -201,7 +199,8 @@ class _SparseConv(SparseModule):
 class SubMConv3d(_SparseConv):
     """Submanifold convolution: outputs at the input voxels only, the kernel centred on each.
 
-    Kernel sizes are odd, stride is 1; ``padding`` is accepted and has no effect, as in spconv. Layers with one ``indice_key`` share the rulebook.
+    Kernel sizes are odd, stride is 1; ``padding`` is accepted and has no effect, as in spconv. Layers with one ``indice_key`` share
+    the rulebook.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):

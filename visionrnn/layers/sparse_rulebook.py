@@ -1,7 +1,8 @@
 """Rulebooks of 3D sparse convolutions: for each kernel offset, which input voxel feeds which output voxel.
 
-Voxel coordinates are [N, 4] integers (batch, z, y, x); shapes and kernels are given as (z, y, x). A convolution here is torch's cross-correlation:
-output voxel o reads, through kernel position k, the input voxel at ``o * stride - padding + k * dilation``; absent voxels count as zeros.
+Voxel coordinates are [N, 4] integers (batch, z, y, x); shapes and kernels are given as (z, y, x). A convolution here is torch's
+cross-correlation: output voxel o reads, through kernel position k, the input voxel at ``o * stride - padding + k * dilation``; absent
+voxels count as zeros.
 
 Within one offset no voxel occurs twice on either side, so gathers and scatters of an offset never collide and sums have a fixed order.
 """
@@ -33,8 +34,9 @@ class OffsetPairs(NamedTuple):
 class Rulebook:
     """Everything about a sparse convolution that depends on coordinates only.
 
-    ``pairs`` lists the offsets that have pairs; ``identity`` is the kernel position through which every voxel feeds itself (None if there is none), not listed
-    in ``pairs``. ``coords`` [M, 4] and ``spatial_shape`` describe the output, ``input_coords`` [N, 4] the input; ``settings`` is what it was built for.
+    ``pairs`` lists the offsets that have pairs; ``identity`` is the kernel position through which every voxel feeds itself (None if there
+    is none), not listed in ``pairs``. ``coords`` [M, 4] and ``spatial_shape`` describe the output, ``input_coords`` [N, 4] the input;
+    ``settings`` is what the rulebook was built for.
     """
 
     pairs: tuple[OffsetPairs, ...]
@@ -73,12 +75,20 @@ def _range_fault(coords: Tensor, shape: Triple, batch_size: int | None) -> Tenso
     return ((coords < 0) | (coords > last)).any(dim=1).sum()
 
 
-def _raise_range(coords: Tensor, shape: Triple, batch_size: int | None, faults: int) -> None:
+def _raise_faults(coords: Tensor, shape: Triple, batch_size: int | None, outside: int, repeated: int) -> None:
+    if repeated and not outside:
+        raise DataError(
+            f"{repeated} of {len(coords)} voxel coordinates occur more than once; expected each (batch, z, y, x) once, "
+            "merge such voxels first"
+        )
+    if not outside:
+        return
     low, high = coords.amin(0).tolist(), coords.amax(0).tolist()
     batches = "any" if batch_size is None else f"0..{batch_size - 1}"
     raise DataError(
-        f"{faults} of {len(coords)} voxel coordinates lie outside the grid: (batch, z, y, x) reach from {low} to {high}; expected batch {batches} and "
-        f"z, y, x from 0 to {[s - 1 for s in shape]}. Drop points out of range before making voxels, or correct spatial_shape"
+        f"{outside} of {len(coords)} voxel coordinates lie outside the grid: (batch, z, y, x) reach from {low} to {high}; "
+        f"expected batch {batches} and z, y, x from 0 to {[s - 1 for s in shape]}. "
+        "Drop points out of range before making voxels, or correct spatial_shape"
     )
 
 
@@ -96,11 +106,13 @@ def submanifold_rulebook(
 ) -> Rulebook:
     """Rulebook of a submanifold convolution: outputs at the input voxels only, kernel centred, stride 1.
 
-    ``coords``: [N, 4] int32 or int64 (batch, z, y, x), in any order, each voxel once; ``spatial_shape`` (z, y, x). The kernel sizes are odd.
-    Neighbours are found by binary search in sorted keys, one search per kernel row: x-neighbours follow each other in the sorted order. Opposite offsets
-    share their pairs with the roles exchanged, so half of the kernel is searched. The host waits twice, for the numbers of pairs.
+    ``coords``: [N, 4] int32 or int64 (batch, z, y, x), in any order, each voxel once; ``spatial_shape`` (z, y, x); odd kernel sizes.
+    Neighbours are found by binary search in sorted keys, one search per kernel row: x-neighbours follow each other in the sorted order.
+    Opposite offsets share their pairs with the roles exchanged, so half of the kernel is searched. The host waits only for the numbers
+    of pairs, which decide the sizes.
 
-    Raises DataError for malformed coordinates, coordinates outside the grid (or ``batch_size``) and voxels given twice; ValueError for an even kernel.
+    Raises DataError for malformed coordinates, coordinates outside the grid (or ``batch_size``) and voxels given twice; ValueError for
+    an even kernel.
     """
     kernel, shape, spacing = (
         triple(kernel_size, "kernel_size", 1),
@@ -123,15 +135,10 @@ def submanifold_rulebook(
 
     checks = torch.stack([_range_fault(coords, shape, batch_size), (keys[1:] == keys[:-1]).sum()])
     outside, repeated, *counts = torch.cat([checks, found.sum(1)]).tolist()
-    if outside:
-        _raise_range(coords, shape, batch_size, outside)
-    if repeated:
-        raise DataError(
-            f"{repeated} of {len(coords)} voxel coordinates occur more than once; expected each (batch, z, y, x) once, merge such voxels first"
-        )
+    _raise_faults(coords, shape, batch_size, outside, repeated)
 
     hits = found.flatten().nonzero().squeeze(1)
-    neighbour, voxel = position.flatten()[hits], hits % max(len(keys), 1)
+    neighbour, voxel = position.flatten().index_select(0, hits), hits % max(len(keys), 1)
     if order is not None:
         neighbour, voxel = order[neighbour], order[voxel]
     pairs = []
@@ -142,7 +149,7 @@ def submanifold_rulebook(
 
 
 def _search_half(keys: Tensor, kernel: Triple, spacing: Triple, sizes: Triple) -> tuple[Tensor, Tensor]:
-    """For the H offsets after the kernel's centre: found [H, N] bool, position [H, N] of the neighbour in ``keys`` (sorted), valid where found."""
+    """For the H offsets after the kernel's centre: found [H, N] bool, and position [H, N] of the neighbour in the sorted ``keys``."""
     num = len(keys)
     half = kernel[0] * kernel[1] * kernel[2] // 2
     found = torch.zeros(half, num, dtype=torch.bool, device=keys.device)
@@ -159,7 +166,7 @@ def _search_half(keys: Tensor, kernel: Triple, spacing: Triple, sizes: Triple) -
             wanted = keys + (base + dx * spacing[2])
             if here is None or spacing[2] > 1:
                 here = torch.searchsorted(keys, wanted)
-            torch.eq(padded[here], wanted, out=found[index])
+            torch.eq(padded.index_select(0, here), wanted, out=found[index])
             position[index] = here
             here = here + found[index]  # where the neighbour at dx is present, the key after it is the first candidate for dx + 1
             index += 1
@@ -177,8 +184,8 @@ def strided_rulebook(
 ) -> Rulebook:
     """Rulebook of an ordinary sparse convolution: an output voxel exists wherever the kernel covers at least one input voxel.
 
-    Arguments as ``submanifold_rulebook``; stride, padding and dilation as ``torch.nn.Conv3d``. Output voxels are in ascending (batch, z, y, x) order.
-    Raises DataError for malformed or outlying coordinates, voxels given twice, and a grid smaller than the kernel.
+    Arguments as ``submanifold_rulebook``; stride, padding and dilation as ``torch.nn.Conv3d``. Output voxels are in ascending
+    (batch, z, y, x) order. Raises DataError for malformed or outlying coordinates, voxels given twice, and a grid smaller than the kernel.
     """
     kernel, shape = triple(kernel_size, "kernel_size", 1), triple(spatial_shape, "spatial_shape", 1)
     steps, pads, spacing = triple(stride, "stride", 1), triple(padding, "padding", 0), triple(dilation, "dilation", 1)
@@ -187,7 +194,8 @@ def strided_rulebook(
     sizes = [(s + 2 * p - d * (k - 1) - 1) // t + 1 for s, p, d, k, t in zip(shape, pads, spacing, kernel, steps, strict=True)]
     if min(sizes) < 1:
         raise DataError(
-            f"spatial_shape {list(shape)} (z, y, x) with padding {list(pads)} is smaller than the kernel {list(kernel)} with dilation {list(spacing)}"
+            f"spatial_shape {list(shape)} (z, y, x) with padding {list(pads)} is smaller than the kernel {list(kernel)} "
+            f"with dilation {list(spacing)}; enlarge the grid or use fewer strided layers"
         )
     out_shape: Triple = (sizes[0], sizes[1], sizes[2])
 
@@ -206,12 +214,7 @@ def strided_rulebook(
     sorted_keys = _keys(coords, shape).sort().values
     checks = torch.stack([_range_fault(coords, shape, batch_size), (sorted_keys[1:] == sorted_keys[:-1]).sum()])
     outside, repeated, *counts = torch.cat([checks, found.flatten(0, 2).sum(1)]).tolist()
-    if outside:
-        _raise_range(coords, shape, batch_size, outside)
-    if repeated:
-        raise DataError(
-            f"{repeated} of {len(coords)} voxel coordinates occur more than once; expected each (batch, z, y, x) once, merge such voxels first"
-        )
+    _raise_faults(coords, shape, batch_size, outside, repeated)
 
     hits = found.flatten().nonzero().squeeze(1)
     out_keys, outputs = torch.unique(keys[hits], return_inverse=True)

@@ -14,10 +14,12 @@ from visionrnn.layers.sparse_rulebook import check_coords, triple
 class SparseConvTensor:
     """Features of the occupied voxels of a batch of 3D grids.
 
-    ``features``: [N, C]; ``indices``: [N, 4] int32 or int64, (batch, z, y, x), each voxel once, any order; ``spatial_shape``: (z, y, x), in voxels.
-    ``cache`` holds what depends on coordinates only (rulebooks by ``indice_key``); give the same dict to tensors with the same coordinates to share it.
+    ``features``: [N, C]; ``indices``: [N, 4] int32 or int64, (batch, z, y, x), each voxel once, any order; ``spatial_shape``: (z, y, x).
+    ``cache`` holds what depends on coordinates only (rulebooks by ``indice_key``); give the same dict to tensors with the same
+    coordinates to share it.
 
-    Raises DataError when shapes, dtype, device or batch size do not fit. Coordinates are compared with the grid when a rulebook is built from them.
+    Raises DataError when shapes, dtype, device or batch size do not fit. Coordinates are compared with the grid when a rulebook is
+    built from them.
     """
 
     def __init__(
