@@ -1,0 +1,99 @@
+"""Reading checkpoints without running anything stored in them: ours whole, of foreign ones the weights."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionrnn import checkpoints
+from visionrnn.errors import CheckpointError
+
+FOREIGN = "foreign_types"
+"""Key of a checkpoint read by ``read_checkpoint`` whose file held pickled objects: the names of their types."""
+
+
+class Inert:
+    """Stands in for any object of a foreign checkpoint: takes every argument and state, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a checkpoint file on the CPU, with its weights under ``state_dict``.
+
+    A file of ours comes back whole. A foreign file that holds pickled objects (mmengine's own training checkpoints do) gives its weights
+    only: ``{"state_dict": …, "foreign_types": [names]}``; it is read with ``weights_only=True`` too, an inert stand-in taking the
+    place of every object.
+
+    Raises CheckpointError when there is no such file, when it is cut short or no checkpoint, or when no weights can be read safely.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = checkpoints.read_checkpoint(path)
+    except CheckpointError as error:
+        if not path.is_file():
+            raise CheckpointError(f"{error}{_others(path)}") from None
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        content = _read_foreign(path, error)
+    if not isinstance(content.get("state_dict"), Mapping):
+        content = {"state_dict": checkpoints.state_dict_of(content), **({FOREIGN: content[FOREIGN]} if FOREIGN in content else {})}
+    if not content["state_dict"]:
+        raise CheckpointError(f"{path}: no weights found; expected tensors under 'state_dict'")
+    return content
+
+
+def _read_foreign(path: Path, reason: CheckpointError) -> dict[str, Any]:
+    """The weights of a file with pickled objects; raises ``reason`` when even the stand-ins do not make it readable."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        stand_ins: list[Any] = [(Inert, name) for name in names]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError, ValueError, KeyError, OSError, EOFError):
+        raise reason from None
+    state = checkpoints.state_dict_of(content) if isinstance(content, Mapping) else {}
+    return {"state_dict": state, FOREIGN: names}
+
+
+def check_fit(model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, need_all: bool = True) -> list[str]:
+    """Compares a state dict with a model's; returns one line per kind of misfit, [] when all fits.
+
+    BatchNorm's ``num_batches_tracked`` may be absent. Raises CheckpointError listing the first keys that do not fit: with ``need_all``
+    when there is any misfit, otherwise only when no key fits.
+    """
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted]
+    shapes = {key: (tuple(state[key].shape), tuple(wanted[key].shape)) for key in wanted if key in state}
+    differing = [f"{key} {file} in the file, {ours} in the model" for key, (file, ours) in shapes.items() if file != ours]
+    lines = [
+        f"{len(keys)} {what}: {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}"
+        for what, keys in (("missing from the file", missing), ("of another shape", differing), ("not in the model", unexpected))
+        if keys
+    ]
+    fitting = len(shapes) - len(differing)
+    if lines and (need_all or not fitting):
+        raise CheckpointError(
+            f"{path}: checkpoint of another model: {fitting} of the model's {len(wanted)} keys fit; {'; '.join(lines)}. Use the config that"
+            " the checkpoint was trained with"
+        )
+    return lines
+
+
+def _others(path: Path) -> str:
+    """Names of checkpoints beside a missing one, for the message."""
+    folder = path if path.is_dir() else path.parent
+    names = sorted(other.name for other in folder.glob("*.pth")) if folder.is_dir() else []
+    return f"; in {folder} there are: {', '.join(names[:5])}" if names else ""
