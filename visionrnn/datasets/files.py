@@ -11,10 +11,11 @@ from typing import IO, Any
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "wb", sync: bool = True) -> Iterator[IO[Any]]:
     """Opens a temporary file beside ``path``; when the block ends well it is synced to disk and renamed to ``path``.
 
     A process killed at any moment leaves the old file or the new one, never half of it. ``mode`` is "wb" or "w" (UTF-8, "\\n").
+    ``sync=False`` leaves the writing to the system, for many small files that are verified when they are read again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +25,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600; prepared data is for everyone who may read the folder
         os.replace(temporary, path)
     except BaseException:

@@ -29,6 +29,8 @@ __all__ = [
     "Labels",
     "count_points_in_boxes",
     "frame_paths",
+    "inside_boxes",
+    "points_in_image",
     "read_calibration",
     "read_image_size",
     "read_labels",
@@ -312,14 +314,25 @@ def read_split(root: str | Path, split: str) -> list[str]:
     return list(frames)
 
 
-def count_points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """points [P, ≥ 3] and LiDAR boxes [N, 7] (geometric centre) → number of points inside each box, int64 [N]."""
+def inside_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """points [P, ≥ 3] and LiDAR boxes [N, 7] (geometric centre) → bool [P, N]: which point lies in which box."""
     import torch
 
     from visionrnn.geometry import points_in_boxes
 
     if len(points) == 0 or len(boxes) == 0:
-        return np.zeros(len(boxes), dtype=np.int64)
+        return np.zeros((len(points), len(boxes)), dtype=bool)
     xyz = torch.from_numpy(np.ascontiguousarray(points[:, :3], dtype=np.float64))
-    inside = points_in_boxes(xyz, torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float64)))
-    return inside.sum(dim=0).numpy()
+    return points_in_boxes(xyz, torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float64))).numpy()
+
+
+def count_points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """points [P, ≥ 3] and LiDAR boxes [N, 7] (geometric centre) → number of points inside each box, int64 [N]."""
+    return inside_boxes(points, boxes).sum(axis=0)
+
+
+def points_in_image(points: np.ndarray, calibration: Calibration, image_size: tuple[int, int]) -> np.ndarray:
+    """LiDAR points [P, ≥ 3] → bool [P]: in front of the left colour camera and inside its image of (height, width) pixels."""
+    pixels, depth = calibration.lidar_to_image(points)
+    height, width = image_size
+    return (depth > 0) & (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)

@@ -75,7 +75,7 @@ def load_infos(path: str | Path) -> Any:
         ) from None
 
 
-def save_infos(path: str | Path, value: Any) -> None:
-    """Writes ``value`` (builtins and numpy arrays) as a pickle of protocol 4, atomically."""
-    with atomic_write(path) as file:
+def save_infos(path: str | Path, value: Any, sync: bool = True) -> None:
+    """Writes ``value`` (builtins and numpy arrays) as a pickle of protocol 4, atomically (``sync``: see atomic_write)."""
+    with atomic_write(path, sync=sync) as file:
         pickle.dump(value, file, protocol=4)
