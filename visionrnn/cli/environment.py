@@ -111,7 +111,7 @@ def find_conflicts(versions: dict[str, str]) -> Iterator[str]:
     except ImportError:
         return
     for name, version in versions.items():
-        for text in metadata.requires(name) or ():
+        for text in (metadata.requires(name) if installed(name) else None) or ():
             need = Requirement(text)
             found = versions.get(need.name) or installed(need.name)
             applies = need.marker is None or need.marker.evaluate({"extra": ""})

@@ -1,0 +1,47 @@
+# Everything runs in $(VENV), which is made on first use and brought up to date when the packaging files change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KEY := $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/installed-$(KEY)
+
+# malloc keeps freed memory: CPU training is up to three times faster, because buffers are not returned and faulted in again at every step.
+HEAP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+THREADS ?= 2
+PYTEST := $(HEAP) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
+
+.PHONY: install demo demo-full test test-slow lint bench clean
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+$(STAMP):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mmdet3d,viz,dev]'
+	$(BIN)/python -m pip check
+	rm -f $(VENV)/installed-*
+	touch $@
+
+demo: install
+	$(HEAP) $(BIN)/python tools/demo.py
+
+demo-full: install
+	$(HEAP) $(BIN)/python tools/demo.py --full
+
+test: install
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(HEAP) $(BIN)/python tools/benchmark.py $(if $(OP),$(OP))
+
+clean:  # what tools wrote; the environment $(VENV), data/ and trained models in work_dirs/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +
