@@ -100,7 +100,9 @@ def prepare_kitti(
         raise PreparationError(root, gather_missing_images(root, problems))
     train = set(splits["train"])
     jobs = [(folder, frame, folder == "training" and frame in train) for folder, frame in tasks]
-    done = run(partial(_prepare_frame, root, image_size), jobs)
+    import torch  # noqa: F401  here, before the workers fork from this process, and not at all for the checks
+
+    done = run(partial(_prepare_frame, root, image_size), jobs, initializer=_one_thread)
     records = {(r["folder"], r["frame"]): r for r in track(done, len(jobs), "preparing", progress)}
     result = _write_infos(root, splits, records)
     result.seconds = time.monotonic() - start
@@ -111,13 +113,13 @@ def _frames_by_folder(splits: dict[str, list[str]]) -> dict[str, list[str]]:
     return {"training": splits["trainval"], **({"testing": splits["test"]} if "test" in splits else {})}
 
 
-def _parallel(function: Callable[[Any], Any], items: list, workers: int) -> Iterator[Any]:
+def _parallel(function: Callable[[Any], Any], items: list, workers: int, initializer: Callable[[], None] | None = None) -> Iterator[Any]:
     """``map`` over processes, results in order; in this process for few items or one worker."""
     if workers <= 1 or len(items) < 8:
         yield from map(function, items)
         return
     method = "fork" if "fork" in get_all_start_methods() else None
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context(method), initializer=_one_thread)
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=get_context(method), initializer=initializer)
     try:
         yield from pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers))))
     except BrokenProcessPool:

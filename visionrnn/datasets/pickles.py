@@ -76,6 +76,24 @@ def load_infos(path: str | Path) -> Any:
 
 
 def save_infos(path: str | Path, value: Any, sync: bool = True) -> None:
-    """Writes ``value`` (builtins and numpy arrays) as a pickle of protocol 4, atomically (``sync``: see atomic_write)."""
+    """Writes ``value`` (builtins and numpy arrays) as a pickle of protocol 4, atomically (``sync``: see atomic_write).
+
+    Equal values give equal bytes, however they came about.
+    """
     with atomic_write(path, sync=sync) as file:
-        pickle.dump(value, file, protocol=4)
+        pickle.dump(_canonical(value, {}), file, protocol=4)
+
+
+def _canonical(value: Any, texts: dict[str, str]) -> Any:
+    """A copy in which equal strings are one object and nothing else is shared: a pickle stores objects met again as references."""
+    if isinstance(value, str):
+        return texts.setdefault(value, value)
+    if isinstance(value, dict):
+        return {_canonical(key, texts): _canonical(item, texts) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_canonical(item, texts) for item in value)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        plain = np.empty(value.shape, dtype=value.dtype.str)  # an unpickled array brings its own dtype object
+        plain[...] = value
+        return plain
+    return value
