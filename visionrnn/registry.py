@@ -39,10 +39,10 @@ class Registry:
 
         Raises KeyError for an unknown name and TypeError, naming the accepted options, for an unknown option.
         """
-        options = {"type": config} if isinstance(config, str) else dict(config)
+        options: dict[str, Any] = {"type": config} if isinstance(config, str) else dict(config)
         name = options.pop("type", None)
         if name is None:
-            raise KeyError(f"{self.kind} config {dict(config)!r} has no 'type'; expected one of {sorted(self._classes)}")
+            raise KeyError(f"{self.kind} config {config!r} has no 'type'; expected one of {sorted(self._classes)}")
         target = self.get(name)
         options.update(arguments)
         try:

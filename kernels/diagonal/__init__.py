@@ -102,16 +102,17 @@ class _Layout:
         self, like: Tensor, state: Tensor | None, state_shape: tuple, cu_seqlens: Tensor | None, max_seqlen: int | None, reverse: bool
     ):
         self.reverse = reverse
-        self.index: Tensor | None = None  # [S, T] position in the packed row
+        index: Tensor | None = None  # [S, T] position in the packed row
         rows, length = like.shape[:2]
         if cu_seqlens is not None:
             check_boundaries(cu_seqlens, rows, length)
             cu_seqlens = cu_seqlens.to(like.device)
             rows = cu_seqlens.numel() - 1
-            self.index, self.valid = padded_index(cu_seqlens, length, max_seqlen)
-            self.back_index = packed_index(cu_seqlens, length, self.index.shape[1], reverse)
+            index, self.valid = padded_index(cu_seqlens, length, max_seqlen)
+            self.back_index = packed_index(cu_seqlens, length, index.shape[1], reverse)
             if reverse and length:
-                self.index = reversal_index(cu_seqlens, length)[self.index]
+                index = reversal_index(cu_seqlens, length)[index]
+        self.index = index
         self.state = like.new_zeros(rows, *state_shape) if state is None else state
         _check_like("initial_state", self.state, like, (rows, *state_shape))
 

@@ -70,7 +70,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        groups, states = B.shape[2:]
+        groups = B.shape[2]
         u, delta = (value.unflatten(2, (groups, -1)).transpose(0, 1).contiguous() for value in (u, delta))  # [T, B, G, D/G]
         B, C = (value.transpose(0, 1).contiguous() for value in (B, C))  # [T, B, G, N]
         A, start = A.unflatten(0, (groups, -1)).contiguous(), state.unflatten(1, (groups, -1)).contiguous()
@@ -78,7 +78,7 @@ class _SelectiveScan(torch.autograd.Function):
         y, before, h = torch.empty_like(u), [], None
         for t in range(0, length, step):
             before.append(start)
-            decay, h = _chunk_states(u[t : t + step], delta[t : t + step], A, B[t : t + step], start)
+            _, h = _chunk_states(u[t : t + step], delta[t : t + step], A, B[t : t + step], start)
             torch.matmul(h, C[t : t + step].unsqueeze(-1), out=y[t : t + step].unsqueeze(-1))
             start = h[-1].clone()
         ctx.save_for_backward(u, delta, A, B, C, *before)

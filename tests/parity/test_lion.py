@@ -124,7 +124,8 @@ def test_layer(golden, dtype, close):
 def test_vfe(golden, close):
     for case in golden.config["cases"]:
         stored = golden.group(case["case"] + "/")
-        encoder = DynamicVFE(case["num_point_features"], case["num_filters"], case["point_cloud_range"], case["voxel_size"]).eval()
+        layout = case["point_cloud_range"], case["voxel_size"]
+        encoder = DynamicVFE(case["num_point_features"], case["num_filters"], *layout, coords_dtype=torch.float32).eval()
         assert list(encoder.grid) == case["grid_size_xyz"]
         load_official(encoder, golden.group(case["case"] + "/state/"))
         points = stored["points"]

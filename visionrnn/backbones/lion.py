@@ -60,11 +60,8 @@ class ResidualBlock(nn.Module):
         self.post_norm = scan.post_norm
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
-        if self.post_norm:
-            branch = self.norm(self.mixer(x, cu_seqlens, max_seqlen))
-        else:
-            branch = self.mixer(self.norm(x), cu_seqlens, max_seqlen)
-        return x + self.drop_path(branch, cu_seqlens)
+        branch = self.mixer(x if self.post_norm else self.norm(x), cu_seqlens, max_seqlen)
+        return x + self.drop_path(self.norm(branch) if self.post_norm else branch, cu_seqlens)
 
 
 def build_mixer(operator: Mapping | str, dim: int) -> nn.Module:
@@ -72,7 +69,7 @@ def build_mixer(operator: Mapping | str, dim: int) -> nn.Module:
     config = {"type": operator} if isinstance(operator, str) else dict(operator)
     if getattr(OPERATORS.get(config["type"]), "has_bidirectional", False):
         return OPERATORS.build({"bidirectional": True, **config}, dim=dim)
-    return OPERATORS.build(dict(type="bidirectional", mixer=config), dim=dim)
+    return OPERATORS.build({"type": "bidirectional", "mixer": config}, dim=dim)
 
 
 class LIONLayer(nn.Module):

@@ -13,14 +13,21 @@ from visionrnn.layers.voxel_merge import merge_coords
 
 def grid_shape(point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
     """Number of voxels along (x, y, z). Ranges are metres: x, y, z minima, then maxima."""
-    low, high = point_cloud_range[:3], point_cloud_range[3:]
-    return tuple(round((b - a) / size) for a, b, size in zip(low, high, voxel_size, strict=True))
+    x, y, z = (round((point_cloud_range[3 + i] - point_cloud_range[i]) / voxel_size[i]) for i in range(3))
+    return x, y, z
 
 
-def voxel_coords(points: Tensor, point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> Tensor:
-    """Integer (x, y, z) voxel [N, 3] of points [N, ≥ 3] in metres, by float32 arithmetic; may lie outside the grid."""
-    low, size = (torch.tensor(values, dtype=torch.float32, device=points.device) for values in (point_cloud_range[:3], voxel_size))
-    return torch.floor((points[:, :3].float() - low) / size).long()
+def voxel_coords(
+    points: Tensor, point_cloud_range: Sequence[float], voxel_size: Sequence[float], dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Integer (x, y, z) voxel [N, 3] of points [N, ≥ 3] in metres; may lie outside the grid.
+
+    Sensors report whole millimetres, so many points lie exactly on the border of two voxels. In float64 they fall into the upper one, as
+    the decimal numbers say; float32, the arithmetic of the official code, puts some of them (5 of 6 017 voxels on a KITTI frame) below.
+    """
+    low = torch.tensor(point_cloud_range[:3], dtype=points.dtype, device=points.device)
+    size = torch.tensor(voxel_size, dtype=dtype, device=points.device)
+    return torch.floor((points[:, :3].to(dtype) - low.to(dtype)) / size).long()
 
 
 class DynamicVFE(nn.Module):
@@ -28,7 +35,7 @@ class DynamicVFE(nn.Module):
 
     A point's features are its own (x, y, z, intensity, …), its offset from the mean of its voxel's points, and from the voxel's
     centre. Each layer is Linear → BatchNorm → ReLU → maximum per voxel; all but the last have half the width and hand point and
-    voxel features on together.
+    voxel features on together. ``coords_dtype``: see :func:`voxel_coords`.
     """
 
     def __init__(
@@ -37,9 +44,11 @@ class DynamicVFE(nn.Module):
         feat_channels: Sequence[int],
         point_cloud_range: Sequence[float],
         voxel_size: Sequence[float],
+        coords_dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
         self.point_cloud_range, self.voxel_size = tuple(point_cloud_range), tuple(voxel_size)
+        self.coords_dtype = coords_dtype
         self.grid = grid_shape(point_cloud_range, voxel_size)
         widths = [width // 2 for width in feat_channels[:-1]] + [feat_channels[-1]]
         inputs = [in_channels + 6, *feat_channels[:-1]]
@@ -56,11 +65,11 @@ class DynamicVFE(nn.Module):
         """
         if points.dim() != 2 or points.shape[1] != self.in_channels:
             raise ValueError(f"points: expected [P, {self.in_channels}] (x, y, z, …), got {list(points.shape)}")
-        cell = voxel_coords(points, self.point_cloud_range, self.voxel_size)
+        cell = voxel_coords(points, self.point_cloud_range, self.voxel_size, self.coords_dtype)
         inside = ((cell >= 0) & (cell < torch.tensor(self.grid, device=cell.device))).all(1)
         points, cell, batch = points[inside], cell[inside], batch[inside]
         coords = torch.cat([batch[:, None].long(), cell.flip(1)], 1)
-        coords, inverse, counts = merge_coords(coords, self.grid[::-1], batch_size)
+        coords, inverse, counts = merge_coords(coords, (self.grid[2], self.grid[1], self.grid[0]), batch_size)
         features = self._point_features(points, cell, inverse, len(coords))
         for i, layer in enumerate(self.layers):
             features = layer(features)

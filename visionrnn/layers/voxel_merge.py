@@ -47,9 +47,9 @@ class VoxelMerging(nn.Module):
             coords = torch.cat([coords, self._generate(voxels, features)])
         scale_x, scale_y, scale_z = self.down_scale
         scale = torch.tensor([1, scale_z, scale_y, scale_x], device=coords.device)
-        old = (voxels.spatial_shape[0] / scale_z, voxels.spatial_shape[1] / scale_y, voxels.spatial_shape[2] / scale_x)
-        shape = tuple(-int(-size // 1) for size in old)
-        key_shape = tuple(int(size) for size in old) if self.floor_keys else shape
+        depth, height, width = voxels.spatial_shape
+        shape = -(-depth // scale_z), -(-height // scale_y), -(-width // scale_x)
+        key_shape = (depth // scale_z, height // scale_y, width // scale_x) if self.floor_keys else shape
         coarse, inverse, counts = merge_coords(coords.long() // scale, key_shape, voxels.batch_size)
         merged = features.new_zeros(len(coarse), features.shape[1]).index_add(0, inverse[: len(features)], features)
         return Voxels(self.norm(merged), coarse.to(voxels.coords.dtype), shape, counts), inverse
@@ -78,7 +78,7 @@ class VoxelMerging(nn.Module):
         return torch.stack([b, z, y, x], 1).to(voxels.coords.dtype)
 
 
-def merge_coords(coords: Tensor, spatial_shape: tuple[int, ...], batch_size: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def merge_coords(coords: Tensor, spatial_shape: tuple[int, int, int], batch_size: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Distinct coords [M, 4] in ascending (batch, x, y, z), row of each input in them [N], rows per sample.
 
     coords: [N, 4] int64 (batch, z, y, x). One host synchronisation: the counts decide the size of what is returned.
@@ -92,8 +92,8 @@ def merge_coords(coords: Tensor, spatial_shape: tuple[int, ...], batch_size: int
     inverse = torch.empty_like(rank)
     inverse[permutation] = rank
     volume = size_x * size_y * size_z
-    counts = torch.zeros(batch_size + 1, dtype=torch.long, device=keys.device)
-    counts = counts.index_add(0, (keys // volume).clamp(max=batch_size), first.long()).tolist()
+    per_sample = torch.zeros(batch_size + 1, dtype=torch.long, device=keys.device)
+    counts = per_sample.index_add(0, (keys // volume).clamp(max=batch_size), first.long()).tolist()
     keys = keys.new_zeros(sum(counts)).index_put((rank,), keys)
     merged = torch.stack([keys // volume, keys % size_z, keys // size_z % size_y, keys // (size_z * size_y) % size_x], 1)
     return merged, inverse, tuple(counts if counts[-1] else counts[:-1])

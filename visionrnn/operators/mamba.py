@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,6 @@ class Mamba(Operator):
             SelectiveSSM(inner, d_state, d_conv, dt_rank, reverse, backend) for reverse in ((False, True) if bidirectional else (False,))
         )
         self.out_proj = nn.Linear(inner, dim, bias=False)
-        for direction in self.directions[1:]:  # LION's released weights come from this start: Δ ≈ softplus(0) on the way back
-            direction.dt_proj.reset_parameters()
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
         u, z = self.in_proj(x).chunk(2, dim=-1)  # [B, T, D] each
@@ -53,7 +52,10 @@ class Mamba(Operator):
 
 
 class SelectiveSSM(nn.Module):
-    """One direction: depthwise convolution, input-dependent Δ, B, C, and the scan. [B, T, D] → [B, T, D]."""
+    """One direction: depthwise convolution, input-dependent Δ, B, C, and the scan. [B, T, D] → [B, T, D].
+
+    Ahead, Δ starts log-uniform in [0.001, 0.1] as in Mamba; back, as in LION, dt_proj keeps PyTorch's start: Δ ≈ softplus(0).
+    """
 
     def __init__(self, inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool, backend: str):
         super().__init__()
@@ -63,6 +65,8 @@ class SelectiveSSM(nn.Module):
         self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
+        if reverse:
+            return
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
         step = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
         with torch.no_grad():
@@ -73,14 +77,14 @@ class SelectiveSSM(nn.Module):
         dt, B, C = self.x_proj(u).split(self.sizes, dim=-1)
         delta = F.softplus(self.dt_proj(dt))
         A = -self.A_log.exp()
-        packing = dict(reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
-        return selective_scan(u, delta, A, B, C, self.D, backend=self.backend, **packing)
+        how: dict[str, Any] = {"reverse": self.reverse, "cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "backend": self.backend}
+        return cast(Tensor, selective_scan(u, delta, A, B, C, self.D, **how))
 
     def _convolve(self, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         """c_t = bias + Σ_j w_j ⊙ u_{t-j}, j steps back (ahead when reversed), zero beyond the ends of a sequence."""
         weight = self.conv1d.weight[:, 0].flip(-1)  # [D, taps], tap j reaches j steps back
         sequence = None if cu_seqlens is None else sequence_of(cu_seqlens, u.shape[1])
-        out = u * weight[:, 0] + self.conv1d.bias
+        out = torch.addcmul(cast(Tensor, self.conv1d.bias), u, weight[:, 0])
         for j in range(1, min(weight.shape[1], u.shape[1])):
             source, target = (slice(j, None), slice(None, -j)) if self.reverse else (slice(None, -j), slice(j, None))
             tap = u[:, source] * weight[:, j]

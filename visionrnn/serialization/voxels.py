@@ -42,7 +42,8 @@ class Voxels:
             raise ValueError(f"coords: expected values in [0, {limit.tolist()}) for (batch, z, y, x)")
         if unsorted:
             raise ValueError("coords: expected rows sample after sample; sort them by their first column")
-        return cls(features, coords, tuple(spatial_shape), tuple(numbers))
+        depth, height, width = spatial_shape
+        return cls(features, coords, (depth, height, width), tuple(numbers))
 
     @property
     def batch_size(self) -> int:
