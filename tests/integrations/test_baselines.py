@@ -7,12 +7,13 @@ import pytest
 import torch
 
 pytest.importorskip("mmdet3d")
-import visionrnn.integrations.mmdet3d  # noqa: F401 (registers)
 from mmdet3d.registry import MODELS, TRANSFORMS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+
+import visionrnn.integrations.mmdet3d  # noqa: F401 (registers)
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "baselines"
 SMALLER = {51.2: 12.8, 25.6: 6.4, -25.6: -6.4, 512: 128, 256: 64}
