@@ -74,9 +74,8 @@ def main() -> int:
     unknown = set(args.families) - set(INPUTS)
     if unknown:
         parser.error(f"unknown family {sorted(unknown)}; choose from {sorted(INPUTS)}")
-    print(
-        f"[B, T, D] = [{args.batch}, {args.length}, {args.channels}], float32, {torch.get_num_threads()} threads; error against float64 reference"
-    )
+    shape = f"[B, T, D] = [{args.batch}, {args.length}, {args.channels}]"
+    print(f"{shape}, float32, {torch.get_num_threads()} threads; error: against the reference in float64")
     print(f"{'function':<16}{'back end':<12}{'error':>10}{'forward':>12}{'+ backward':>12}   ms")
     failed = False
     for family in args.families or INPUTS:
@@ -84,9 +83,8 @@ def main() -> int:
             for backend in dispatch.available_backends(family):
                 error, forward, train = measure(function, inputs, backend, args.repeats)
                 failed |= error > 1e-4
-                print(
-                    f"{name:<16}{backend:<12}{error:>10.1e}{forward:>12.2f}{train:>12.2f}{'   WRONG' if error > 1e-4 else ''}", flush=True
-                )
+                verdict = "   WRONG" if error > 1e-4 else ""
+                print(f"{name:<16}{backend:<12}{error:>10.1e}{forward:>12.2f}{train:>12.2f}{verdict}", flush=True)
     return int(failed)
 
 
