@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from visionrnn.errors import DataError
-from visionrnn.layers.sparse_rulebook import Rulebook, strided_rulebook, submanifold_rulebook, triple
+from visionrnn.layers.sparse_rulebook import Rulebook, strided_rulebook, submanifold_rulebook, sum_rows, triple
 from visionrnn.layers.sparse_tensor import SparseConvTensor
 
 __all__ = [
@@ -39,8 +39,17 @@ class _SparseConvolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook) -> Tensor:
         ctx.rulebook = rulebook
         ctx.save_for_backward(features, weight)
-        ctx.has_bias = bias is not None
-        return _multiply(features, weight.transpose(0, 2), bias, rulebook, len(rulebook.coords))
+        out = features.new_zeros(len(rulebook.coords), len(weight)) if not rulebook.chunks else None
+        for chunk in rulebook.chunks:
+            gathered = features.index_select(0, chunk.inputs)  # [P, C]
+            products = features.new_empty(len(gathered), len(weight))
+            for offset, start, stop in chunk.spans:
+                torch.mm(gathered[start:stop], weight[:, offset].t(), out=products[start:stop])
+            out = _accumulate(out, sum_rows(products, chunk.to_outputs))
+        assert out is not None
+        if rulebook.identity is not None:
+            out.addmm_(features, weight[:, rulebook.identity].t())
+        return out if bias is None else out.add_(bias)
 
     @staticmethod
     @once_differentiable
@@ -49,34 +58,29 @@ class _SparseConvolution(torch.autograd.Function):
         rulebook: Rulebook = ctx.rulebook
         need_features, need_weight, need_bias, _ = ctx.needs_input_grad
         grad = grad.contiguous()
-        grad_features = grad_weight = None
-        if need_weight:
-            grad_weight = torch.zeros_like(weight)
-            if rulebook.identity is not None:
+        grad_features = torch.zeros_like(features) if need_features and not rulebook.chunks else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        for chunk in rulebook.chunks if need_features or need_weight else ():
+            rows = grad.index_select(0, chunk.outputs)  # [P, D]
+            if grad_weight is not None:
+                gathered = features.index_select(0, chunk.inputs)  # [P, C]
+                for offset, start, stop in chunk.spans:
+                    torch.mm(rows[start:stop].t(), gathered[start:stop], out=grad_weight[:, offset])
+            if need_features:
+                products = features.new_empty(len(rows), features.shape[1])
+                for offset, start, stop in chunk.spans:
+                    torch.mm(rows[start:stop], weight[:, offset], out=products[start:stop])
+                grad_features = _accumulate(grad_features, sum_rows(products, chunk.to_inputs))
+        if rulebook.identity is not None:
+            if grad_features is not None:
+                grad_features.addmm_(grad, weight[:, rulebook.identity])
+            if grad_weight is not None:
                 torch.mm(grad.t(), features, out=grad_weight[:, rulebook.identity])
-        if need_features:
-            grad_features = torch.zeros_like(features) if rulebook.identity is None else grad @ weight[:, rulebook.identity]
-        if need_features or need_weight:
-            for offset, inputs, outputs in rulebook.pairs:
-                rows = grad.index_select(0, outputs)  # [P_k, D]
-                if grad_features is not None:
-                    grad_features.index_add_(0, inputs, rows @ weight[:, offset])
-                if grad_weight is not None:
-                    torch.mm(rows.t(), features.index_select(0, inputs), out=grad_weight[:, offset])
-        return grad_features, grad_weight, grad.sum(0) if need_bias and ctx.has_bias else None, None
+        return grad_features, grad_weight, grad.sum(0) if need_bias else None, None
 
 
-def _multiply(features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook, rows: int) -> Tensor:
-    """Gather, multiply, add: features [N, C], weight [C, K, D] → [rows, D]."""
-    if rulebook.identity is None:
-        out = features.new_zeros(rows, weight.shape[2]) if bias is None else bias.repeat(rows, 1)
-    elif bias is None:
-        out = features @ weight[:, rulebook.identity]
-    else:
-        out = torch.addmm(bias, features, weight[:, rulebook.identity])
-    for offset, inputs, outputs in rulebook.pairs:
-        out.index_add_(0, outputs, features.index_select(0, inputs) @ weight[:, offset])
-    return out
+def _accumulate(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def sparse_convolution(features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook) -> Tensor:

@@ -4,14 +4,15 @@ Voxel coordinates are [N, 4] integers (batch, z, y, x); shapes and kernels are g
 cross-correlation: output voxel o reads, through kernel position k, the input voxel at ``o * stride - padding + k * dilation``; absent
 voxels count as zeros.
 
-Within one offset no voxel occurs twice on either side, so gathers and scatters of an offset never collide and sums have a fixed order.
+Sums over offsets are taken by ``sum_rows`` in a fixed order, so that results are reproducible on every device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
+from itertools import accumulate, product
 from typing import NamedTuple
 
 import torch
@@ -22,24 +23,88 @@ from visionrnn.errors import DataError
 Triple = tuple[int, int, int]
 
 
-class OffsetPairs(NamedTuple):
-    """Voxel pairs of one kernel offset: input row ``inputs[i]`` feeds output row ``outputs[i]`` through kernel position ``offset``."""
+MAX_PAIRS = 1 << 17
+"""Pairs worked on at a time, so that temporary memory is bounded: 32 MB for 64 channels in float32."""
+
+
+class Span(NamedTuple):
+    """Pairs ``start:stop`` of a chunk go through kernel position ``offset``."""
 
     offset: int
-    inputs: Tensor  # [P_k] int64
-    outputs: Tensor  # [P_k] int64
+    start: int
+    stop: int
+
+
+class Reduction(NamedTuple):
+    """Which of P rows are added to which of R results: result r is the sum of rows ``order[starts[r]:starts[r + 1]]``."""
+
+    order: Tensor  # [P] int64
+    starts: Tensor  # [R + 1] int64
+
+
+def reduction(targets: Tensor, count: int) -> Reduction:
+    """The reduction that adds row i to result ``targets[i]``, for targets [P] in 0..count - 1, rows of one result in their order."""
+    sizes = torch.zeros(count + 1, dtype=torch.int64, device=targets.device).scatter_add_(0, targets + 1, torch.ones_like(targets))
+    return Reduction(targets.argsort(stable=True), sizes.cumsum(0))
+
+
+def sum_rows(rows: Tensor, plan: Reduction) -> Tensor:
+    """[P, C] → [R, C], zeros where a result has no rows; sums in a fixed order, whatever the number of threads."""
+    if not len(rows):
+        return rows.new_zeros(len(plan.starts) - 1, rows.shape[1])
+    return torch.nn.functional.embedding_bag(plan.order, rows, plan.starts, mode="sum", include_last_offset=True)
+
+
+@dataclass(eq=False)
+class PairChunk:
+    """Voxel pairs: input row ``inputs[i]`` feeds output row ``outputs[i]``; ``spans`` tells through which kernel position."""
+
+    inputs: Tensor  # [P] int64
+    outputs: Tensor  # [P] int64
+    spans: tuple[Span, ...]
+    num_inputs: int
+    num_outputs: int
+
+    @cached_property
+    def to_outputs(self) -> Reduction:
+        return reduction(self.outputs, self.num_outputs)
+
+    @cached_property
+    def to_inputs(self) -> Reduction:
+        return reduction(self.inputs, self.num_inputs)
+
+
+def _chunks(pairs: Iterable[tuple[int, Tensor, Tensor]], num_inputs: int, num_outputs: int) -> tuple[PairChunk, ...]:
+    """Gathers (offset, inputs, outputs) into chunks of at most MAX_PAIRS pairs, or one offset's."""
+    chunks: list[list[tuple[int, Tensor, Tensor]]] = []
+    room = 0
+    for pair in pairs:
+        size = len(pair[1])
+        if size > room:
+            chunks.append([])
+            room = MAX_PAIRS
+        if size:
+            chunks[-1].append(pair)
+            room -= size
+    made = []
+    for group in chunks:
+        stops = list(accumulate(len(inputs) for _, inputs, _ in group))
+        spans = tuple(Span(offset, stop - len(inputs), stop) for (offset, inputs, _), stop in zip(group, stops, strict=True))
+        sides = torch.cat([inputs for _, inputs, _ in group]), torch.cat([outputs for _, _, outputs in group])
+        made.append(PairChunk(*sides, spans, num_inputs, num_outputs))
+    return tuple(made)
 
 
 @dataclass(frozen=True, eq=False)
 class Rulebook:
     """Everything about a sparse convolution that depends on coordinates only.
 
-    ``pairs`` lists the offsets that have pairs; ``identity`` is the kernel position through which every voxel feeds itself (None if there
-    is none), not listed in ``pairs``. ``coords`` [M, 4] and ``spatial_shape`` describe the output, ``input_coords`` [N, 4] the input;
+    ``chunks`` hold the pairs by kernel position; ``identity`` is the position through which every voxel feeds itself (None if there is
+    none), not listed in ``chunks``. ``coords`` [M, 4] and ``spatial_shape`` describe the output, ``input_coords`` [N, 4] the input;
     ``settings`` is what the rulebook was built for.
     """
 
-    pairs: tuple[OffsetPairs, ...]
+    chunks: tuple[PairChunk, ...]
     identity: int | None
     kernel_size: Triple
     input_coords: Tensor
@@ -50,7 +115,7 @@ class Rulebook:
     @property
     def num_pairs(self) -> int:
         """Multiplications of one voxel with one kernel matrix, the identity's included."""
-        return sum(len(pair.inputs) for pair in self.pairs) + (0 if self.identity is None else len(self.coords))
+        return sum(len(chunk.inputs) for chunk in self.chunks) + (0 if self.identity is None else len(self.coords))
 
 
 def triple(value: int | Sequence[int], name: str, minimum: int) -> Triple:
@@ -114,11 +179,8 @@ def submanifold_rulebook(
     Raises DataError for malformed coordinates, coordinates outside the grid (or ``batch_size``) and voxels given twice; ValueError for
     an even kernel.
     """
-    kernel, shape, spacing = (
-        triple(kernel_size, "kernel_size", 1),
-        triple(spatial_shape, "spatial_shape", 1),
-        triple(dilation, "dilation", 1),
-    )
+    kernel, shape = triple(kernel_size, "kernel_size", 1), triple(spatial_shape, "spatial_shape", 1)
+    spacing = triple(dilation, "dilation", 1)
     if any(k % 2 == 0 for k in kernel):
         raise ValueError(f"kernel_size={kernel}; a submanifold convolution needs odd sizes, so that the kernel has a centre")
     check_coords(coords)
@@ -141,11 +203,10 @@ def submanifold_rulebook(
     neighbour, voxel = position.flatten().index_select(0, hits), hits % max(len(keys), 1)
     if order is not None:
         neighbour, voxel = order[neighbour], order[voxel]
-    pairs = []
-    for half, (near, far) in enumerate(zip(voxel.split(counts), neighbour.split(counts), strict=True), start=1):
-        if len(near):
-            pairs += [OffsetPairs(center + half, far, near), OffsetPairs(center - half, near, far)]
-    return Rulebook(tuple(sorted(pairs, key=lambda pair: pair.offset)), center, kernel, coords, coords, shape, settings)
+    halves = list(enumerate(zip(voxel.split(counts), neighbour.split(counts), strict=True), start=1))
+    pairs = [(center - index, near, far) for index, (near, far) in reversed(halves)]
+    pairs += [(center + index, far, near) for index, (near, far) in halves]
+    return Rulebook(_chunks(pairs, len(coords), len(coords)), center, kernel, coords, coords, shape, settings)
 
 
 def _search_half(keys: Tensor, kernel: Triple, spacing: Triple, sizes: Triple) -> tuple[Tensor, Tensor]:
@@ -219,12 +280,9 @@ def strided_rulebook(
     hits = found.flatten().nonzero().squeeze(1)
     out_keys, outputs = torch.unique(keys[hits], return_inverse=True)
     inputs = hits % max(len(coords), 1)
-    pairs = [
-        OffsetPairs(offset, source, target)
-        for offset, (source, target) in enumerate(zip(inputs.split(counts), outputs.split(counts), strict=True))
-        if len(source)
-    ]
-    return Rulebook(tuple(pairs), None, kernel, coords, _coords_of(out_keys, out_shape).to(coords.dtype), out_shape, settings)
+    pairs = zip(range(len(counts)), inputs.split(counts), outputs.split(counts), strict=True)
+    chunks = _chunks(pairs, len(coords), len(out_keys))
+    return Rulebook(chunks, None, kernel, coords, _coords_of(out_keys, out_shape).to(coords.dtype), out_shape, settings)
 
 
 def _coords_of(keys: Tensor, shape: Triple) -> Tensor:
