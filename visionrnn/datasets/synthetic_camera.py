@@ -88,8 +88,9 @@ def project_hull(points: np.ndarray, near: float = 0.2) -> tuple[np.ndarray, np.
     gap = np.where(crosses, depth[:, :, None] - depth[:, None, :], 1.0)
     weight = np.where(crosses, (near - depth[:, None, :]) / gap, 0.0)[..., None]
     cut = weight * points[:, :, None, :] + (1 - weight) * points[:, None, :, :]
-    usable = np.concatenate([before, crosses.reshape(len(points), -1)], axis=1)
-    every = np.concatenate([points, cut.reshape(len(points), -1, 3)], axis=1)
+    pairs = depth.shape[1] ** 2
+    usable = np.concatenate([before, crosses.reshape(len(points), pairs)], axis=1)
+    every = np.concatenate([points, cut.reshape(len(points), pairs, 3)], axis=1)
     homogeneous = every @ CALIBRATION.P2[:, :3].T + CALIBRATION.P2[:, 3]
     pixel = homogeneous[..., :2] / np.where(usable, homogeneous[..., 2], 1.0)[..., None]
     low = np.where(usable[..., None], pixel, np.inf).min(axis=1)

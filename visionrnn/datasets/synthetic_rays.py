@@ -70,7 +70,8 @@ def cast(scene: Scene, rays: RayGrid, rng: np.random.Generator, nearest: float =
     """First thing each ray meets beyond `nearest` metres."""
     shape = rays.shape
     distance = scene.ground.cast(rays.origin, rays.dx, rays.dy, rays.dz)
-    x, y = rays.origin[0] + _finite(distance) * rays.dx, rays.origin[1] + _finite(distance) * rays.dy
+    x = float(rays.origin[0]) + _finite(distance) * rays.dx
+    y = float(rays.origin[1]) + _finite(distance) * rays.dy
     on_ground = np.isfinite(distance)
     surface = np.where(on_ground, scene.ground.parts(x, y), NOTHING).astype(np.int32)
     normal = tuple(np.ascontiguousarray(axis, dtype=np.float32) for axis in scene.ground.normal(x, y))

@@ -82,7 +82,11 @@ class LidarRays(RayGrid):
 
 
 def measure(scene: Scene, rays: LidarRays, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Hits]:
-    """One sweep → points float32 [N, 4] (x, y, z in metres, intensity 0 to 1 in steps of 0.01), their object int [N] (-1: none), and the hits."""
+    """One sweep.
+
+    Returns points float32 [N, 4] (x, y, z in metres, LiDAR frame; intensity 0 to 1 in steps of 0.01), laser by laser from the highest;
+    the labelled object each lies on, int [N], -1 for others; and what every ray met, before noise and drop-out.
+    """
     hits = cast(scene, rays, rng, MIN_RANGE)
     row, column = np.nonzero(hits.surface != NOTHING)
     distance = hits.distance[row, column]
