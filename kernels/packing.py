@@ -12,7 +12,7 @@ def check_boundaries(cu_seqlens: Tensor, batch: int, length: int) -> None:
     """``cu_seqlens``: integer [S + 1], 0 = first ≤ … ≤ last = N. Values are checked on a CPU only: a GPU would have to be waited for."""
     if batch != 1:
         raise ValueError(f"cu_seqlens goes with batch size 1 (all sequences packed along time); got batch size {batch}")
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.is_floating_point():
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or cu_seqlens.is_floating_point():
         raise ValueError(f"cu_seqlens: expected integers [S + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
     if cu_seqlens.device.type == "cpu":
         values = cu_seqlens.tolist()

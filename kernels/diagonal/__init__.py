@@ -102,7 +102,7 @@ class _Layout:
         self, like: Tensor, state: Tensor | None, state_shape: tuple, cu_seqlens: Tensor | None, max_seqlen: int | None, reverse: bool
     ):
         self.reverse = reverse
-        index: Tensor | None = None  # [S, T] position in the packed row
+        index = None  # [S, T] position in the packed row
         rows, length = like.shape[:2]
         if cu_seqlens is not None:
             check_boundaries(cu_seqlens, rows, length)
