@@ -59,7 +59,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "stored in it; re-save its state dict with torch.save({'state_dict': model.state_dict()}, PATH) where you trust it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not a whole checkpoint (cut short or another format): {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path}: is not a whole checkpoint (cut short or another format): {str(error).split(chr(10))[0] or type(error).__name__}"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict with 'state_dict', got {type(content).__name__}")
     return content

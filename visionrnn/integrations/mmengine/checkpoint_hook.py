@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Any) -> None:
-        super().before_train(runner)
+        with runner.quiet(logging.ERROR):  # mmengine warns of its own file client's deprecation
+            super().before_train(runner)
         if is_main_process():
             remove_leftovers(self.out_dir)
 

@@ -27,8 +27,8 @@ def init_cpu_group(launcher: str, dist_cfg: dict[str, Any]) -> None:
     absent = [name for name in needed if name not in os.environ]
     if absent:
         raise DataError(
-            f"--launcher {launcher}: {', '.join(absent)} not in the environment; start with: torchrun --nproc_per_node N -m visionrnn.cli"
-            " train CONFIG --launcher pytorch"
+            f"--launcher {launcher}: {', '.join(absent)} not in the environment; start with: torchrun --nproc_per_node N"
+            " --no-python visionrnn train CONFIG --launcher pytorch"
         )
     os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
     timeout = dist_cfg.get("timeout")

@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 
+from visionrnn.datasets.files import atomic_write
+
 LAST = "last_checkpoint"
-
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Calls ``write(file)`` on a temporary file in the folder of ``path``, syncs it, renames it to ``path`` and syncs the folder.
-
-    A process killed at any moment leaves the old ``path`` or the new one, whole. Raises what ``write`` or the file system raises.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -43,19 +24,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_checkpoint(checkpoint: dict, path: str | Path) -> None:
-    """``torch.save`` through ``write_atomically``."""
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
+    """``torch.save`` to a temporary file that is synced and renamed to ``path``; the folder is synced too.
+
+    A process killed at any moment, or a power cut, leaves the old ``path`` or the new one, whole.
+    """
+    with atomic_write(path) as file:
+        torch.save(checkpoint, file)
+    _sync_folder(Path(path).parent)
 
 
 def write_last(work_dir: str | Path, checkpoint: str | Path) -> None:
-    """Names ``checkpoint`` in ``work_dir/last_checkpoint``, where ``--resume`` looks."""
-    write_atomically(Path(work_dir) / LAST, lambda file: file.write(str(checkpoint).encode()))
+    """Names ``checkpoint`` in ``work_dir/last_checkpoint``, where ``--resume`` looks; atomic like the checkpoint."""
+    with atomic_write(Path(work_dir) / LAST, "w") as file:
+        file.write(str(checkpoint))
+    _sync_folder(Path(work_dir))
 
 
 def remove_leftovers(folder: str | Path) -> None:
     """Removes temporary files that killed runs left in ``folder``."""
-    for path in Path(folder).glob(".*.tmp"):
-        if re.fullmatch(rf"\.(.+\.pth|{LAST})\.\d+\.tmp", path.name):
+    for path in Path(folder).glob(".*.part"):
+        if re.fullmatch(rf"\.(.+\.pth|{LAST})\.\w+\.part", path.name):
             path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from visionrnn import __version__
 from visionrnn.errors import CheckpointError
-from visionrnn.integrations.mmengine import checkpoint_hook, hooks, optimizers, seeding, statistics_hook  # noqa: F401  (register)
+from visionrnn.integrations.mmengine import checkpoint_hook, hooks, optimizers, pictures_hook, seeding, statistics_hook  # noqa: F401  (register)
 from visionrnn.integrations.mmengine.distributed import init_cpu_group
 from visionrnn.integrations.mmengine.files import resume_candidates, save_checkpoint
 from visionrnn.integrations.mmengine.loading import FOREIGN, check_fit, read_checkpoint
@@ -98,20 +98,21 @@ class SafeRunner(Runner):
             handler.setLevel(max(usual, level or usual))
 
     @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
-        self._console_level(logging.WARNING)
+    def quiet(self, level: int = logging.WARNING) -> Iterator[None]:
+        """Inside it the console shows messages of ``level`` and above; the log file gets all."""
+        self._console_level(level)
         try:
             yield
         finally:
             self._console_level(None)
 
     def _init_model_weights(self) -> None:
-        with self._quiet():  # one line per parameter belongs to the log file
+        with self.quiet():  # one line per parameter belongs to the log file
             super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """As mmengine's, its line per parameter in the log file only."""
-        with self._quiet():
+        with self.quiet():
             return super().build_optim_wrapper(optim_wrapper)
 
     # ---- loading
