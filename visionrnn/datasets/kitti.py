@@ -227,6 +227,7 @@ def read_calibration(path: str | Path) -> Calibration:
 def read_labels(path: str | Path) -> Labels:
     """Reads a KITTI label (15 columns) or detection (16, with score) file; an empty file is a frame without objects.
 
+    A detection without a 3D box has the sizes -1 -1 -1, as DontCare regions do.
     Raises DataError naming the file and line: missing file, wrong number of columns, text where a number belongs, NaN, a negative size.
     """
     path = Path(path)
@@ -242,7 +243,8 @@ def read_labels(path: str | Path) -> Labels:
             raise DataError(f"{path}, line {line}: {len(words)} columns, but the lines above have {columns}; expected one kind in a file")
         columns = len(words)
         values = _numbers(path, line, words[1:])
-        if words[0] != "DontCare" and min(values[7:10]) < 0:
+        image_only = columns == 16 and values[7:10] == [-1, -1, -1]  # a detection without a 3D box
+        if words[0] != "DontCare" and min(values[7:10]) < 0 and not image_only:
             raise DataError(f"{path}, line {line}: size h w l {' '.join(words[8:11])} is negative; expected metres")
         names.append(words[0])
         rows.append(values)
@@ -320,10 +322,16 @@ def inside_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
     from visionrnn.geometry import points_in_boxes
 
-    if len(points) == 0 or len(boxes) == 0:
-        return np.zeros((len(points), len(boxes)), dtype=bool)
-    xyz = torch.from_numpy(np.ascontiguousarray(points[:, :3], dtype=np.float64))
-    return points_in_boxes(xyz, torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float64))).numpy()
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 7)
+    xyz = np.ascontiguousarray(points[:, :3].T)
+    out = np.zeros((len(points), len(boxes)), dtype=bool)
+    for k, box in enumerate(boxes):
+        reach = float(np.hypot(box[3], box[4])) / 2 + 1e-3  # only points this near need the exact test
+        near = np.flatnonzero((np.abs(xyz[0] - box[0]) <= reach) & (np.abs(xyz[1] - box[1]) <= reach))
+        if len(near):
+            close = torch.from_numpy(xyz[:, near].T.astype(np.float64))
+            out[near, k] = points_in_boxes(close, torch.from_numpy(box[None]))[:, 0].numpy()
+    return out
 
 
 def count_points_in_boxes(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:

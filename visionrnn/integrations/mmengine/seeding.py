@@ -24,13 +24,15 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-def set_epoch(dataset: Any, epoch: int) -> None:
-    """Calls ``set_epoch(epoch)`` of a dataset and of the datasets it wraps or joins, where they have it."""
+def set_epoch(dataset: Any, epoch: int, seed: int | None = None) -> None:
+    """Calls ``set_epoch(epoch)`` and ``set_seed(seed)`` of a dataset and of the datasets it wraps or joins, where they have them."""
     if callable(getattr(dataset, "set_epoch", None)):
         dataset.set_epoch(epoch)
+    if seed is not None and callable(getattr(dataset, "set_seed", None)):
+        dataset.set_seed(seed)
     inner = vars(dataset).get("dataset")
     for wrapped in [inner] if inner is not None else vars(dataset).get("datasets", ()):
-        set_epoch(wrapped, epoch)
+        set_epoch(wrapped, epoch, seed)
 
 
 @HOOKS.register_module()
@@ -44,7 +46,7 @@ class SeedingHook(Hook):
 
     def before_train_epoch(self, runner: Any) -> None:
         seed_everything(runner.seed, runner.epoch)
-        set_epoch(runner.train_dataloader.dataset, runner.epoch)
+        set_epoch(runner.train_dataloader.dataset, runner.epoch, runner.seed)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(runner.seed, runner.epoch, runner.iter, runner.rank)

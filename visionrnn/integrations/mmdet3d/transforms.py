@@ -1,0 +1,138 @@
+"""Steps of mmdet3d pipelines: point files checked on loading, and objects pasted in from the ground-truth database."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet3d.datasets.transforms import LoadPointsFromFile, ObjectSample
+from mmdet3d.registry import TRANSFORMS
+from mmdet3d.structures.points import BasePoints
+
+from visionrnn.datasets.kitti import inside_boxes
+from visionrnn.datasets.pickles import load_infos
+from visionrnn.datasets.points import load_points
+from visionrnn.errors import DataError
+from visionrnn.geometry import rotated_iou
+
+_TOUCHING = 1e-6  # overlap over union: boxes that only touch do not collide
+
+
+@TRANSFORMS.register_module()
+class LoadPointsChecked(LoadPointsFromFile):
+    """mmdet3d's LoadPointsFromFile through ``visionrnn.datasets.points.load_points``.
+
+    Also reads .npy, .pcd and .ply; drops points with NaN or infinity with a warning; says what is wrong with a truncated or missing file
+    (DataError). A frame without points passes.
+    """
+
+    def __init__(self, coord_type: str = "LIDAR", load_dim: int = 4, use_dim: int | list[int] = 4, **options: Any):
+        super().__init__(coord_type=coord_type, load_dim=load_dim, use_dim=use_dim, **options)
+
+    def _load_points(self, pts_filename: str) -> np.ndarray:
+        return load_points(pts_filename, self.load_dim, allow_empty=True)
+
+
+@TRANSFORMS.register_module()
+class PasteObjects(ObjectSample):
+    """Ground-truth sampling (Yan et al., SECOND, 2018): objects of other frames, with their points, are put where they stood there.
+
+    data_root: folder of the prepared data; ``info_path`` (kitti_dbinfos_train.pkl) and the entries' paths are relative to it.
+    groups: {class: number}. An object is taken if it has ``min_points`` points and its difficulty is not in ``remove_difficulty``.
+    limit_whole_scene: the number counts the objects the scene has already (mmdet3d's way); False pastes as many whatever is there (as
+    LION's KITTI recipe does). classes: names in the order of the labels.
+
+    Each call draws afresh without replacement and keeps no state (mmdet3d's sampler walks through a shuffled list, which makes a sample
+    depend on all before it). An object that overlaps, seen from above, a box of the scene or one pasted before is left out; points of the
+    scene inside pasted boxes are removed. Raises DataError: database missing or damaged, unknown class in groups.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        groups: Mapping[str, int],
+        info_path: str = "kitti_dbinfos_train.pkl",
+        classes: tuple[str, ...] = ("Car", "Pedestrian", "Cyclist"),
+        min_points: int = 5,
+        remove_difficulty: tuple[int, ...] = (-1,),
+        limit_whole_scene: bool = False,
+        num_features: int = 4,
+    ):
+        self.data_root, self.classes, self.groups = Path(data_root), tuple(classes), dict(groups)
+        self.limit_whole_scene, self.num_features = limit_whole_scene, num_features
+        self.disabled = False
+        unknown = [name for name in groups if name not in self.classes]
+        if unknown:
+            raise DataError(f"PasteObjects.groups: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
+        path = self.data_root / info_path
+        found = load_infos(path)
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: holds a {type(found).__name__}; expected {{class: entries}}, as `visionrnn create-data kitti` writes")
+        self.entries = {
+            name: [e for e in found.get(name, []) if e["num_points_in_gt"] >= min_points and e["difficulty"] not in remove_difficulty]
+            for name in groups
+        }
+        absent = [name for name in groups if groups[name] and not self.entries[name]]
+        if absent:
+            warnings.warn(f"{path}: no object of {', '.join(absent)} with {min_points} points; none is pasted", stacklevel=2)
+
+    def transform(self, input_dict: dict[str, Any]) -> dict[str, Any]:
+        """Adds to ``points``, ``gt_bboxes_3d`` and ``gt_labels_3d`` of one frame."""
+        if self.disabled:
+            return input_dict
+        boxes, labels, points = input_dict["gt_bboxes_3d"], input_dict["gt_labels_3d"], input_dict["points"]
+        chosen = self._choose(boxes.numpy(), np.asarray(labels))
+        if not chosen:
+            return input_dict
+        pasted = np.stack([entry["box3d_lidar"] for entry in chosen]).astype(np.float32)
+        objects = [self._points_of(entry, points) for entry in chosen]
+        input_dict["points"] = points.cat([*objects, self.remove_points_in_boxes(points, pasted)])
+        input_dict["gt_bboxes_3d"] = boxes.new_box(np.concatenate([boxes.numpy()[:, :7], pasted]))
+        new = np.array([self.classes.index(entry["name"]) for entry in chosen], dtype=np.int64)
+        input_dict["gt_labels_3d"] = np.concatenate([labels, new]).astype(np.int64)
+        return input_dict
+
+    def _choose(self, boxes: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+        """Entries to paste into a scene with ``boxes`` [N, 7] (bottom centre) and ``labels`` [N]."""
+        drawn: list[dict[str, Any]] = []
+        for name, number in self.groups.items():
+            pool = self.entries[name]
+            wanted = number - int((labels == self.classes.index(name)).sum()) if self.limit_whole_scene else number
+            wanted = min(max(wanted, 0), len(pool))
+            drawn += [pool[index] for index in np.random.choice(len(pool), wanted, replace=False)] if wanted else []
+        if not drawn:
+            return []
+        candidates = torch.from_numpy(_bev(np.stack([entry["box3d_lidar"] for entry in drawn])))
+        scene = len(boxes)
+        overlap = rotated_iou(candidates, torch.cat([torch.from_numpy(_bev(boxes)), candidates])) > _TOUCHING
+        taken = np.arange(scene + len(drawn)) < scene
+        for k, row in enumerate(overlap.numpy()):
+            taken[scene + k] = not (row & taken).any()
+        return [entry for entry, kept in zip(drawn, taken[scene:], strict=True) if kept]
+
+    def _points_of(self, entry: Mapping[str, Any], like: BasePoints) -> BasePoints:
+        cut = load_points(self.data_root / entry["path"], self.num_features)
+        cut[:, :3] += entry["box3d_lidar"][:3]
+        if cut.shape[1] < like.tensor.shape[1]:
+            raise DataError(f"{entry['path']}: {cut.shape[1]} features a point, the frame has {like.tensor.shape[1]}; set num_features")
+        return like.new_point(cut[:, : like.tensor.shape[1]])
+
+    @staticmethod
+    def remove_points_in_boxes(points: BasePoints, boxes: np.ndarray) -> BasePoints:
+        """``points`` without those inside ``boxes`` [N, 7] (bottom centre)."""
+        centred = boxes[:, :7].astype(np.float64)
+        centred[:, 2] += centred[:, 5] / 2
+        keep = ~inside_boxes(points.coord.numpy(), centred).any(axis=1)
+        return points[torch.from_numpy(keep)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(data_root={str(self.data_root)!r}, groups={self.groups}, limit_whole_scene={self.limit_whole_scene})"
+
+
+def _bev(boxes: np.ndarray) -> np.ndarray:
+    """[N, ≥ 7] → x, y, l, w, yaw [N, 5], float64."""
+    return np.asarray(boxes, dtype=np.float64)[:, [0, 1, 3, 4, 6]]
