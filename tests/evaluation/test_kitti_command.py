@@ -63,6 +63,19 @@ def test_official_result_layout_and_empty_files(folders, capsys):
     assert "50 frames" in capsys.readouterr().out
 
 
+def test_detections_in_the_image_only(folders, capsys):
+    for number, path in enumerate(sorted(folders[1].glob("*.txt"))):
+        path.write_text(f"Car -1 -1 -10 100 100 200 160 -1 -1 -1 -1000 -1000 -1000 -10 {1 - number / 100:.2f}\n")
+    assert run(folders, "--json", "-") == 0
+    scores = json.loads(capsys.readouterr().out)["car"]
+    assert scores["image_AP"] == pytest.approx([100] * 3)
+    assert scores["3d_AP"] == [0] * 3
+    assert "image_AOS" not in scores
+    (folders[0] / "000000.txt").write_text(CAR.replace("1.50 1.60 4.00", "-1 -1 -1") + "\n")  # an object to be found has a size
+    assert run(folders) == 2
+    assert "000000.txt, line 1: size h w l -1 -1 -1 is negative" in capsys.readouterr().err
+
+
 def test_errors(folders, tmp_path, capsys):
     labels, detections = folders
 
