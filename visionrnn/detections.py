@@ -74,15 +74,15 @@ class Detections:
         """The boxes as KITTI labels with scores: in the camera frame, with 2D boxes, for the evaluator (``kitti.write_labels``).
 
         ``image_shape``: (height, width) in pixels. Boxes that are nowhere in the image are left out, since KITTI labels nothing there. The
-        2D box is the smallest round the visible part of the 3D box. truncated and occluded are unknown and written as 0.
+        2D box is the smallest round the visible part of the 3D box. truncated and occluded are unknown, -1.
         """
         box2d, visible = image_boxes(self.boxes, calibration, image_shape)
         camera = calibration.boxes_lidar_to_camera(self.boxes[visible])
-        zeros = np.zeros(len(camera))
+        unknown = np.full(len(camera), -1.0)
         return Labels(
             name=np.array(self.names, dtype=np.str_)[visible],
-            truncated=zeros,
-            occluded=zeros,
+            truncated=unknown,
+            occluded=unknown,
             alpha=wrap_angle(camera[:, 6] - np.arctan2(camera[:, 0], camera[:, 2])),
             box2d=box2d[visible],
             size=camera[:, 3:6],

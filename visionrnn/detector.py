@@ -66,12 +66,14 @@ class Detector:
         calibration: Calibration | None = None,
         image_shape: tuple[int, int] = KITTI_IMAGE,
         columns: int | None = None,
+        name: str = "points",
     ) -> Detections:
         """Boxes of one cloud, in the frame of its points, best first.
 
         points: [N, F] numpy array or torch tensor of x, y, z in metres (x front, y left, z up), intensity, …, with the F the model
         expects; or a path. Rows with NaN or infinity are dropped with a warning; a cloud without a point in the model's range has no boxes.
         columns: values per point of a .bin file when they differ from the model's (nuScenes: 5); the first ones are used.
+        name: what messages call an array.
         calibration: when given, points outside the camera's image (``image_shape``: height, width in pixels) are left out first, as KITTI
         training does. Models trained on KITTI-format data have only seen that part of a cloud: without a calibration the whole cloud
         inside the model's range is searched, and boxes beside the camera's view are less reliable.
@@ -79,7 +81,10 @@ class Detector:
         A warning tells when the cloud does not look like the training data (units, mounting height, intensity range) and what mends it.
         Raises DataError: wrong columns, unreadable file.
         """
-        cloud, name = self._read(points, columns)
+        if isinstance(points, (str, os.PathLike)):
+            name, cloud = str(points), self.load(points, columns)
+        else:
+            cloud = self._check(points, name)
         start = time.perf_counter()
         cloud = cloud.copy()
         cloud[:, 2] += self.z_offset
@@ -98,23 +103,23 @@ class Detector:
         found = Detections(boxes, scores, labels, self.classes, latency, name if name != "points" else "")
         return found if self.score_threshold is None else found.above(self.score_threshold)
 
-    def _read(self, points: Any, columns: int | None) -> tuple[np.ndarray, str]:
-        """float32 [N, columns of the model] and the name for messages."""
-        if isinstance(points, (str, os.PathLike)):
-            path = Path(points)
-            wanted = max(columns or 0, self.columns) if path.suffix.lower() == ".bin" else self.columns
-            cloud = load_points(path, wanted, allow_empty=True)
-            return np.ascontiguousarray(cloud[:, : self.columns]), str(path)
+    def load(self, path: str | os.PathLike, columns: int | None = None) -> np.ndarray:
+        """A point cloud file as float32 [N, F], F being what the model expects; ``columns`` as in a call. Raises DataError."""
+        wanted = max(columns or 0, self.columns) if Path(path).suffix.lower() == ".bin" else self.columns
+        return np.ascontiguousarray(load_points(Path(path), wanted, allow_empty=True)[:, : self.columns])
+
+    def _check(self, points: Any, name: str) -> np.ndarray:
+        """Array or tensor → float32 [N, F] with finite rows."""
         array = points.detach().cpu().numpy() if hasattr(points, "detach") else np.asarray(points)
         if array.size == 0:
-            return np.zeros((0, self.columns), np.float32), "points"
+            return np.zeros((0, self.columns), np.float32)
         if array.ndim != 2 or array.shape[1] != self.columns:
             named = ", ".join((*("x", "y", "z", "intensity")[: self.columns], *(["…"] if self.columns > 4 else [])))
             raise DataError(
-                f"points: shape {list(array.shape)}, but the model expects [N, {self.columns}]: {named}; "
+                f"{name}: shape {list(array.shape)}, but the model expects [N, {self.columns}]: {named}; "
                 "leave out further columns, or add a column of zeros for an intensity the sensor does not give"
             )
-        return check_points(array, allow_empty=True), "points"
+        return check_points(array, name, allow_empty=True)
 
     def _compare(self, cloud: np.ndarray, name: str) -> None:
         """Warns when the cloud is out of the model's range or unlike the training data."""
