@@ -44,7 +44,8 @@ def raw_clouds(dataset: Any, frames: int) -> Iterator[np.ndarray]:
         dataset = dataset.dataset
     if not hasattr(dataset, "get_data_info") or len(dataset) == 0:
         return
-    chosen = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, min(frames, len(dataset)))})
+    distinct = max(len(dataset) // getattr(dataset, "times", 1), 1)  # ``times`` repeats the frames in an epoch
+    chosen = sorted({int(index) for index in np.linspace(0, distinct - 1, min(frames, distinct))})
     for index in chosen:
         points = dataset.get_data_info(index).get("lidar_points") or {}
         path = points.get("lidar_path")
