@@ -1,6 +1,6 @@
 """visionrnn: linear-RNN backbones for 3D perception and vision.
 
-Importing the package is cheap: it imports torch and nothing of mmdet3d, timm, spconv, open3d or Triton. ``visionrnn.Detector`` is loaded on first use.
+Importing the package is cheap: no mmdet3d, timm, spconv, open3d or Triton is imported. ``visionrnn.Detector`` is loaded on first use.
 """
 
 from typing import Any

@@ -148,7 +148,13 @@ def test_report_of_a_broken_package():
     assert not report["core_works"]
     assert report["packages"]["numpy"]["error"] == "OSError: libx.so.1: cannot open shared object file"
     text = doctor.render({**report, "packages": DETECTOR_ROWS | report["packages"]})
-    assert "FAILS" in text and "library of the operating system" in text and "The core does not work" in text
+    assert "FAILS" in text and "install it with the system's package manager" in text and "The core does not work" in text
+
+
+def test_remedies():
+    usb = "ImportError: libusb-1.0.so.0: cannot open shared object file: No such file or directory"
+    assert environment.remedy(usb).endswith("apt-get install libusb-1.0-0")
+    assert "missing: libx.so.1; install it" in environment.remedy("OSError: libx.so.1: cannot open shared object file")
 
 
 def test_conflicts():

@@ -1,4 +1,4 @@
-"""print versions, devices, back ends, what is missing and how to get it
+"""Print versions, devices, back ends, what is missing and how to get it.
 
 Exit code 0 when the core (kernels, operators, backbones) works, 1 when it does not. Every installed package is
 imported in a process of its own, which takes some seconds.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from visionrnn.cli.environment import inspect_environment
+
+DETECTOR_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmdet3d")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,7 @@ def render(report: dict[str, Any]) -> str:
         _section("Devices", list(_device_rows(report["devices"]))),
         _section("Kernel back ends", list(_backend_rows(report["backends"]))),
         _section("Missing", [(row["package"], f"for {row['purpose']}", row["command"]) for row in report["missing"]], "nothing"),
+        _section("Broken", [row for item in report["broken"] for row in _broken_rows(item)], "nothing"),
         _section("Conflicts", [(text,) for text in report["conflicts"]], "none"),
         _verdict(report),
     ]
@@ -56,11 +59,11 @@ def _package_row(name: str, row: dict[str, Any]) -> tuple[str, ...]:
         note += "; mmcv-lite, its compiled part is supplied by visionrnn"
     elif row["distribution"] != name:
         note += f"; {row['distribution']}"
-    if row["error"] and "cannot open shared object file" in row["error"]:
-        note = f"{row['error']} (a library of the operating system: install it with its package manager)"
-    elif row["error"]:
-        note = row["error"]
     return name, row["version"], "FAILS" if row["error"] else "ok", note
+
+
+def _broken_rows(item: dict[str, str]) -> list[tuple[str, ...]]:
+    return [(item["package"], item["error"]), ("", item["remedy"])]
 
 
 def _device_rows(devices: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -87,8 +90,8 @@ def _backend_rows(backends: dict[str, Any]) -> list[tuple[str, ...]]:
 def _verdict(report: dict[str, Any]) -> str:
     if not report["core_works"]:
         return f"The core does not work: {report['core_error'] or 'torch or numpy is missing or broken'}"
-    broken = [name for name, row in report["packages"].items() if row["error"]]
-    detectors = all(report["packages"][name]["version"] for name in ("mmengine", "mmcv", "mmdet", "mmdet3d")) and "mmdet3d" not in broken
+    broken = [item["package"] for item in report["broken"]]
+    detectors = all(report["packages"][name]["version"] and name not in broken for name in DETECTOR_PACKAGES)
     lines = ["Kernels, operators and backbones work.", f"Detectors (train, test, detect): {'ready' if detectors else 'not available'}."]
     if broken:
         lines.append(f"Installed but failing to import: {', '.join(broken)}.")

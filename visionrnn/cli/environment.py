@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+SYSTEM_LIBRARIES = {"libusb-1.0.so.0": "libusb-1.0-0", "libGL.so.1": "libgl1", "libgomp.so.1": "libgomp1", "libEGL.so.1": "libegl1"}
 KEPT_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 
 
@@ -61,6 +62,7 @@ def inspect_environment(packages: tuple[Package, ...] = PACKAGES) -> dict[str, A
         core_error, *errors = pool.map(_import_error, [core, *present])
     for package, error in zip(present, errors, strict=True):
         rows[package.name]["error"] = error
+    lacking = [package for package in packages if rows[package.name]["version"] is None]
     needed = ("torch", "numpy")
     core_works = core_error is None and all(rows[n]["version"] and not rows[n]["error"] for n in needed if n in rows)
     return {
@@ -74,9 +76,10 @@ def inspect_environment(packages: tuple[Package, ...] = PACKAGES) -> dict[str, A
         "backends": _backends() if core_works else {},
         "missing": [
             {"package": package.name, "purpose": package.purpose, "command": f"pip install '{package.requirement}'"}
-            for package in packages
-            if rows[package.name]["version"] is None and (not package.cuda_only or _has_cuda(core_works))
+            for package in lacking
+            if not package.cuda_only or _has_cuda(core_works)
         ],
+        "broken": [{"package": name, "error": row["error"], "remedy": remedy(row["error"])} for name, row in rows.items() if row["error"]],
         "conflicts": list(find_conflicts({row["distribution"]: row["version"] for row in rows.values() if row["version"]})),
     }
 
@@ -98,6 +101,16 @@ def _import_error(package: Package) -> str | None:
         return "the import did not end within 180 s"
     lines = done.stderr.strip().splitlines()
     return None if done.returncode == 0 else (lines[-1] if lines else f"the import ended with exit code {done.returncode}")
+
+
+def remedy(error: str) -> str:
+    """What to do about an import error: for a library of the operating system, how Debian and Ubuntu install it."""
+    library = error.removeprefix("ImportError: ").removeprefix("OSError: ").partition(":")[0]
+    if "cannot open shared object file" not in error:
+        return "see Conflicts; if there is none, install the package again"
+    if library in SYSTEM_LIBRARIES:
+        return f"a library of the operating system is missing; on Debian and Ubuntu: apt-get install {SYSTEM_LIBRARIES[library]}"
+    return f"a library of the operating system is missing: {library}; install it with the system's package manager"
 
 
 def find_conflicts(versions: dict[str, str]) -> Iterator[str]:
