@@ -23,6 +23,15 @@ ENCODERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads; tests that are about threads set their number themselves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def build_encoder(name="second"):
     from mmdet3d.registry import MODELS
 
@@ -65,17 +74,37 @@ def test_encoder_trains_with_two_threads(name):
     encoder = build_encoder(name)
     features, coords = voxels()
     features.requires_grad_()
-    threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        out = encoder(features, coords, 2)
-        out.square().sum().backward()
-    finally:
-        torch.set_num_threads(threads)
+    out = encoder(features, coords, 2)
+    out.square().sum().backward()
     assert out.ndim == 4 and len(out) == 2 and out.any()
     assert features.grad.isfinite().all() and features.grad.any()
     for key, parameter in encoder.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), key
+
+
+def test_unet_trains():
+    from mmdet3d.registry import MODELS
+
+    torch.manual_seed(0)
+    unet = MODELS.build(
+        dict(
+            type="SparseUNet",
+            in_channels=4,
+            sparse_shape=SHAPE,
+            base_channels=8,
+            output_channels=16,
+            encoder_channels=((8,), (16, 16), (16, 16)),
+            encoder_paddings=((1,), (1, 1), (1, 1)),
+            decoder_channels=((16, 16, 16), (16, 16, 8), (8, 8, 8)),
+            decoder_paddings=((1, 0), (1, 0), (0, 1)),
+        )
+    )
+    features, coords = voxels()
+    out = unet(features, coords, 2)
+    assert out["seg_features"].shape == (300, 8)
+    (out["seg_features"].square().sum() + out["spatial_features"].square().sum()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in unet.parameters())
 
 
 def test_encoder_equals_dense_network():
@@ -144,13 +173,8 @@ def test_spconv_has_the_same_parameters_and_result(name, args):
     ours, theirs = getattr(sparse, name)(*args, bias=False), getattr(package, name)(*args, bias=False, algo=package.ConvAlgo.Native)
     theirs.load_state_dict(ours.state_dict())
     features, coords = voxels()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            expected = theirs(package.SparseConvTensor(features, coords.int(), SHAPE, 2))
-    finally:
-        torch.set_num_threads(threads)
+    with torch.no_grad():
+        expected = theirs(package.SparseConvTensor(features, coords.int(), SHAPE, 2))
     out = ours(SparseConvTensor(features, coords.int(), SHAPE, 2))
     assert out.spatial_shape == list(expected.spatial_shape)
     assert {tuple(row) for row in out.indices.tolist()} == {tuple(row) for row in expected.indices.tolist()}
@@ -186,13 +210,8 @@ def test_spconv_is_used_where_it_may_and_shares_parameters(monkeypatch):
             twin.register_forward_hook(lambda *_: calls.append(1))
             assert twin.weight is module.weight
     monkeypatch.setattr(sparse, "uses_spconv", lambda features: True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            out = encoder(features, coords, 2)
-    finally:
-        torch.set_num_threads(threads)
+    with torch.no_grad():
+        out = encoder(features, coords, 2)
     assert len(calls) == 7 and list(encoder.state_dict()) == keys
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 

@@ -12,6 +12,7 @@ from visionrnn.layers import sparse_conv, sparse_rulebook
 from visionrnn.layers.sparse_conv import (
     SparseConv3d,
     SparseConvTensor,
+    SparseInverseConv3d,
     SparseSequential,
     SubMConv3d,
     strided_rulebook,
@@ -21,6 +22,15 @@ from visionrnn.layers.sparse_conv import (
 KERNELS = [1, 3, (3, 1, 1), (1, 3, 5)]
 STRIDES = [1, 2, (2, 1, 1)]
 PADDINGS = [0, 1, (0, 1, 1)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads; tests that are about threads set their number themselves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def voxels(shape=(5, 6, 7), batch_size=2, channels=4, density=0.3, seed=0, dtype=torch.float64):
@@ -122,17 +132,13 @@ def test_many_chunks_equal_one(monkeypatch):
 def test_thread_counts_give_equal_results():
     x, _ = voxels((8, 40, 40), channels=16, dtype=torch.float32)
     net = SparseSequential(SubMConv3d(16, 16, 3), nn.ReLU(), SparseConv3d(16, 16, 3, 2, 1))
-    threads = torch.get_num_threads()
     results = []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            net.zero_grad()
-            y = net(SparseConvTensor(x.features, x.indices, x.spatial_shape, 2))
-            y.features.square().mean().backward()
-            results.append([y.features.detach(), *(p.grad.clone() for p in net.parameters())])
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        net.zero_grad()
+        y = net(SparseConvTensor(x.features, x.indices, x.spatial_shape, 2))
+        y.features.square().mean().backward()
+        results.append([y.features.detach(), *(p.grad.clone() for p in net.parameters())])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
 
@@ -230,7 +236,37 @@ def test_empty_batch_leaves_batch_norm_as_it_is():
     norm = nn.BatchNorm1d(4)
     net = SparseSequential(SubMConv3d(4, 4, 3), norm, nn.ReLU())
     y = net(SparseConvTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), (5, 6, 7), 1))
-    assert y.features.shape == (0, 4) and norm.running_mean.isfinite().all() and norm.num_batches_tracked == 0
+    y.features.sum().backward()
+    assert y.features.shape == (0, 4) and not norm.running_mean.any() and torch.equal(norm.running_var, torch.ones(4))
+    assert all(not p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("kernel,stride,padding", [(3, 2, 1), ((3, 1, 1), (2, 1, 1), 0), (2, 2, 0)])
+def test_inverse_equals_dense_transpose_at_the_first_voxels(kernel, stride, padding):
+    x, occupied = voxels((7, 6, 9), density=0.1)
+    down = seeded(SparseConv3d, 4, 6, kernel, stride=stride, padding=padding, indice_key="down")
+    up = seeded(SparseInverseConv3d, 6, 5, kernel, indice_key="down")
+    middle = down(x)
+    y = up(middle)
+    assert y.indices is x.indices and y.spatial_shape == x.spatial_shape
+    weight = up.weight.permute(4, 0, 1, 2, 3)  # (in, out, kz, ky, kx), as conv_transpose3d has it
+    size = [(o - 1) * s - 2 * p + k for o, s, p, k in zip(middle.spatial_shape, down.stride, down.padding, down.kernel_size, strict=True)]
+    rest = [full - part for full, part in zip(x.spatial_shape, size, strict=True)]
+    expected = F.conv_transpose3d(middle.dense(), weight, up.bias, down.stride, down.padding, rest) * occupied
+    torch.testing.assert_close(y.dense(), expected, rtol=0, atol=1e-12)
+    y.features.square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in (*down.parameters(), *up.parameters()))
+
+
+def test_inverse_without_its_layer_is_refused():
+    x, _ = voxels()
+    with pytest.raises(ValueError, match="names no SparseConv3d"):
+        SparseInverseConv3d(4, 4, 3, indice_key="down").double()(x)
+    middle = SparseConv3d(4, 4, 3, 2, 1, indice_key="down").double()(x)
+    with pytest.raises(ValueError, match=r"kernel_size=\(3, 3, 3\).*kernel_size=\(1, 1, 1\)"):
+        SparseInverseConv3d(4, 4, 1, indice_key="down").double()(middle)
+    with pytest.raises(ValueError, match="needs indice_key"):
+        SparseInverseConv3d(4, 4, 3)
 
 
 def test_sequential_takes_dicts_and_names():

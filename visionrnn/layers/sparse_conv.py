@@ -1,8 +1,7 @@
 """3D sparse convolution in plain PyTorch, forward and backward, on any device and with any number of threads.
 
 Parameter names and layout are spconv 2's: ``weight`` (out, kz, ky, kx, in), ``bias`` (out), so state dicts are interchangeable with it.
-For each kernel offset: gather the input rows, multiply by the offset's matrix, add to the output rows (Graham et al., 2018, "3D semantic
-segmentation with submanifold sparse convolutional networks"). Sums run in a fixed order, so results are reproducible on every device.
+The arithmetic is in sparse_function.py, the pairs of voxels it runs over in sparse_rulebook.py.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from visionrnn.errors import DataError
-from visionrnn.layers.sparse_rulebook import Rulebook, strided_rulebook, submanifold_rulebook, sum_rows, triple
+from visionrnn.layers.sparse_function import sparse_convolution
+from visionrnn.layers.sparse_rulebook import Rulebook, strided_rulebook, submanifold_rulebook, triple
 from visionrnn.layers.sparse_tensor import SparseConvTensor
 
 __all__ = [
     "Rulebook",
     "SparseConv3d",
     "SparseConvTensor",
+    "SparseInverseConv3d",
     "SparseModule",
     "SparseSequential",
     "SubMConv3d",
@@ -30,84 +30,6 @@ __all__ = [
     "strided_rulebook",
     "submanifold_rulebook",
 ]
-
-
-class _SparseConvolution(torch.autograd.Function):
-    """features [N, C], weight [D, K, C], bias [D] or None → [M, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook) -> Tensor:
-        ctx.rulebook = rulebook
-        ctx.save_for_backward(features, weight)
-        out = features.new_zeros(len(rulebook.coords), len(weight)) if not rulebook.chunks else None
-        for chunk in rulebook.chunks:
-            gathered = features.index_select(0, chunk.inputs)  # [P, C]
-            products = features.new_empty(len(gathered), len(weight))
-            for offset, start, stop in chunk.spans:
-                torch.mm(gathered[start:stop], weight[:, offset].t(), out=products[start:stop])
-            out = _accumulate(out, sum_rows(products, chunk.to_outputs))
-        assert out is not None
-        if rulebook.identity is not None:
-            out.addmm_(features, weight[:, rulebook.identity].t())
-        return out if bias is None else out.add_(bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight = ctx.saved_tensors
-        rulebook: Rulebook = ctx.rulebook
-        need_features, need_weight, need_bias, _ = ctx.needs_input_grad
-        grad = grad.contiguous()
-        grad_features = torch.zeros_like(features) if need_features and not rulebook.chunks else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        for chunk in rulebook.chunks if need_features or need_weight else ():
-            rows = grad.index_select(0, chunk.outputs)  # [P, D]
-            if grad_weight is not None:
-                gathered = features.index_select(0, chunk.inputs)  # [P, C]
-                for offset, start, stop in chunk.spans:
-                    torch.mm(rows[start:stop].t(), gathered[start:stop], out=grad_weight[:, offset])
-            if need_features:
-                products = features.new_empty(len(rows), features.shape[1])
-                for offset, start, stop in chunk.spans:
-                    torch.mm(rows[start:stop], weight[:, offset], out=products[start:stop])
-                grad_features = _accumulate(grad_features, sum_rows(products, chunk.to_inputs))
-        if rulebook.identity is not None:
-            if grad_features is not None:
-                grad_features.addmm_(grad, weight[:, rulebook.identity])
-            if grad_weight is not None:
-                torch.mm(grad.t(), features, out=grad_weight[:, rulebook.identity])
-        return grad_features, grad_weight, grad.sum(0) if need_bias else None, None
-
-
-def _accumulate(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total.add_(part)
-
-
-def sparse_convolution(features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: Rulebook) -> Tensor:
-    """Convolves with a rulebook: features [N, C], weight (D, kz, ky, kx, C), bias [D] or None → [M, D], rows as ``rulebook.coords``.
-
-    Differentiable once, in float16 to float64; under autocast it runs in autocast's dtype. Raises DataError when the shapes or dtypes do
-    not fit.
-    """
-    if weight.ndim != 5 or tuple(weight.shape[1:4]) != rulebook.kernel_size:
-        raise DataError(
-            f"sparse convolution weight has shape {list(weight.shape)}; expected (out, {', '.join(map(str, rulebook.kernel_size))}, in)"
-        )
-    if features.ndim != 2 or features.shape[1] != weight.shape[4]:
-        raise DataError(
-            f"sparse features have shape {list(features.shape)}; expected [N, {weight.shape[4]}], the convolution's in_channels"
-        )
-    if len(features) != len(rulebook.input_coords):
-        raise DataError(f"sparse features have {len(features)} rows; the rulebook was built for {len(rulebook.input_coords)} voxels")
-    kind = features.device.type
-    if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(kind)
-        features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if features.dtype != weight.dtype:
-        raise DataError(
-            f"sparse features are {features.dtype}, the convolution's weight is {weight.dtype}; expected one dtype, convert one of them"
-        )
-    return _SparseConvolution.apply(features.contiguous(), weight.flatten(1, 3), bias, rulebook)
 
 
 class SparseModule(nn.Module):
@@ -164,10 +86,7 @@ class _SparseConv(SparseModule):
         key = ("rulebook", self.indice_key if self.indice_key is not None else settings)
         known = x.cache.get(key)
         if known is not None:
-            same_coords = known.input_coords is x.indices or (
-                known.input_coords.shape == x.indices.shape and torch.equal(known.input_coords, x.indices)
-            )
-            if same_coords and known.settings == settings:
+            if known.settings == settings and _same_coords(known.input_coords, x.indices):
                 return known
             if self.indice_key is not None:
                 what = f"settings {known.settings}, here {settings}" if known.settings != settings else "other voxels"
@@ -198,6 +117,10 @@ class _SparseConv(SparseModule):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
             f"dilation={self.dilation}, bias={self.bias is not None}, indice_key={self.indice_key!r}"
         )
+
+
+def _same_coords(known: Tensor, coords: Tensor) -> bool:
+    return known is coords or (known.shape == coords.shape and torch.equal(known, coords))
 
 
 class SubMConv3d(_SparseConv):
@@ -234,10 +157,36 @@ class SparseConv3d(_SparseConv):
         return strided_rulebook(x.indices, x.spatial_shape, self.kernel_size, self.stride, self.padding, self.dilation, x.batch_size)
 
 
+class SparseInverseConv3d(_SparseConv):
+    """The transpose of an earlier ``SparseConv3d``: back to its input voxels, in their order, with a kernel of its own.
+
+    ``indice_key`` names that layer; the kernel sizes are equal. Raises ValueError when the tensor's cache has no such layer for its voxels.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | Sequence[int], indice_key: str | None = None, bias: bool = True
+    ):
+        if indice_key is None:
+            raise ValueError("SparseInverseConv3d needs indice_key, the key of the SparseConv3d it inverts")
+        super().__init__(in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key)
+
+    def rulebook(self, x: SparseConvTensor) -> Rulebook:
+        """The rulebook of the layer inverted, with inputs and outputs exchanged."""
+        forward = x.cache.get(("rulebook", self.indice_key))
+        if forward is None or forward.settings[0] != "strided":
+            raise ValueError(f"indice_key={self.indice_key!r} names no SparseConv3d that was run before on this tensor or its ancestors")
+        if forward.kernel_size != self.kernel_size or not _same_coords(forward.coords, x.indices):
+            raise ValueError(
+                f"indice_key={self.indice_key!r} belongs to a SparseConv3d with kernel_size={forward.kernel_size} and "
+                f"{len(forward.coords)} output voxels; here kernel_size={self.kernel_size} and {len(x.indices)} voxels, expected the same"
+            )
+        return forward.inverse
+
+
 class SparseSequential(SparseModule, nn.Sequential):
     """Modules one after the other; those that are not sparse modules (norms, activations, linear layers) are applied to the features.
 
-    Takes modules, one OrderedDict of modules, or named modules as keyword arguments. Batch norms are passed over when there are no voxels.
+    Takes modules, one OrderedDict of modules, or named modules as keyword arguments.
     """
 
     sparse_types: tuple[type, ...] = (SparseModule,)
@@ -251,6 +200,6 @@ class SparseSequential(SparseModule, nn.Sequential):
         for module in self:
             if isinstance(module, self.sparse_types) or not hasattr(x, "replace_feature"):
                 x = module(x)
-            elif len(x.features) or not isinstance(module, nn.modules.batchnorm._NormBase):
+            else:
                 x = x.replace_feature(module(x.features))
         return x

@@ -95,7 +95,7 @@ def _chunks(pairs: Iterable[tuple[int, Tensor, Tensor]], num_inputs: int, num_ou
     return tuple(made)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rulebook:
     """Everything about a sparse convolution that depends on coordinates only.
 
@@ -111,6 +111,13 @@ class Rulebook:
     coords: Tensor
     spatial_shape: Triple
     settings: tuple
+
+    @cached_property
+    def inverse(self) -> Rulebook:
+        """The same pairs with inputs and outputs exchanged."""
+        chunks = tuple(PairChunk(c.outputs, c.inputs, c.spans, c.num_outputs, c.num_inputs) for c in self.chunks)
+        settings = ("inverse", *self.settings)
+        return Rulebook(chunks, self.identity, self.kernel_size, self.coords, self.input_coords, self.settings[1], settings)
 
     @property
     def num_pairs(self) -> int:

@@ -19,7 +19,8 @@ from visionrnn.layers.sparse_conv import SparseConvTensor
 _PATCHED = {
     "mmdet3d.models.layers.sparse_block": ("SparseSequential",),
     "mmdet3d.models.middle_encoders.sparse_encoder": ("SparseConvTensor", "SparseSequential"),
-    "mmdet3d.models.middle_encoders.sparse_unet": ("SparseSequential",),
+    "mmdet3d.models.middle_encoders.sparse_unet": ("SparseConvTensor", "SparseSequential"),
+    "mmdet3d.models.backbones.minkunet_backbone": ("SparseConvTensor",),
     "mmdet3d.models.roi_heads.bbox_heads.parta2_bbox_head": ("SparseSequential",),
 }
 
@@ -60,16 +61,11 @@ class _Dispatch(sparse_conv._SparseConv):
         """spconv's layer with these settings and the same parameters; not a submodule, so state dicts do not see it."""
         twin = self.__dict__.get("_spconv_twin")
         if twin is None:
-            twin = getattr(_spconv(), type(self).__name__)(
-                self.in_channels,
-                self.out_channels,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                bias=self.bias is not None,
-                indice_key=self.indice_key,
-            )
+            options: dict[str, Any] = dict(bias=self.bias is not None, indice_key=self.indice_key)
+            if not isinstance(self, SparseInverseConv3d):
+                options.update(stride=self.stride, padding=self.padding, dilation=self.dilation)
+            layer = getattr(_spconv(), type(self).__name__)
+            twin = layer(self.in_channels, self.out_channels, self.kernel_size, **options)
             self.__dict__["_spconv_twin"] = twin
         twin._parameters.update(weight=self.weight, bias=self.bias)
         return twin.train(self.training)
@@ -92,12 +88,16 @@ class SparseConv3d(_Dispatch, sparse_conv.SparseConv3d):
     """``visionrnn.layers.sparse_conv.SparseConv3d``, computed by spconv on CUDA where it imports."""
 
 
+class SparseInverseConv3d(_Dispatch, sparse_conv.SparseInverseConv3d):
+    """``visionrnn.layers.sparse_conv.SparseInverseConv3d``, computed by spconv on CUDA where it imports."""
+
+
 class SparseSequential(sparse_conv.SparseSequential):
     """``visionrnn.layers.sparse_conv.SparseSequential`` that also knows mmdet3d's sparse blocks (subclasses of spconv's or mmcv's)."""
 
 
 def install() -> None:
-    """Registers the classes above as ``SubMConv3d`` and ``SparseConv3d`` and puts them into mmdet3d's sparse encoders and blocks.
+    """Registers the convolutions above under their names and puts the containers into mmdet3d's sparse encoders and blocks.
 
     May be called any number of times; models built earlier keep the layers they have. Needs an importable mmdet3d (``mmcv_ops.install``).
     """
@@ -105,7 +105,7 @@ def install() -> None:
 
     block = importlib.import_module("mmdet3d.models.layers.sparse_block")
     SparseSequential.sparse_types = (sparse_conv.SparseModule, block.SparseModule)
-    for layer in (SubMConv3d, SparseConv3d):
+    for layer in (SubMConv3d, SparseConv3d, SparseInverseConv3d):
         MODELS.register_module(name=layer.__name__, module=layer, force=True)
     replacements = {"SparseConvTensor": SparseConvTensor, "SparseSequential": SparseSequential}
     for path, names in _PATCHED.items():
