@@ -3,7 +3,7 @@
     visionrnn create-data synthetic --out data/synthetic
     visionrnn train configs/baselines/centerpoint-pillar_1xb2_synthetic-3d-3class.py
 
-mmdet3d's head expects velocities: two zero columns are appended to the boxes and their loss has no weight.
+mmdet3d's head expects velocities: HardCenterPoint gives it zeros, and their loss has no weight.
 """
 
 _base_ = [
@@ -93,3 +93,5 @@ model = dict(
         )
     ),
 )
+
+train_cfg = dict(max_epochs=20, val_interval=5)

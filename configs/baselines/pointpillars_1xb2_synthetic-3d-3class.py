@@ -47,3 +47,5 @@ model = dict(
     ),
     bbox_head=dict(in_channels=192, feat_channels=192),
 )
+
+train_cfg = dict(max_epochs=20, val_interval=5)

@@ -51,3 +51,5 @@ model = dict(
     ),
     bbox_head=dict(in_channels=128, feat_channels=128),
 )
+
+train_cfg = dict(max_epochs=20, val_interval=5)

@@ -1,5 +1,6 @@
 """The baselines' configs on a quarter of their range: they build, train a step and predict on a CPU without compiled mmcv."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,12 @@ import pytest
 import torch
 
 pytest.importorskip("mmdet3d")
-from mmdet3d.registry import MODELS, TRANSFORMS
+importlib.import_module("visionrnn.integrations.mmdet3d")  # first: makes mmdet3d importable
+from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
-
-import visionrnn.integrations.mmdet3d  # noqa: F401 (registers)
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "baselines"
 SMALLER = {51.2: 12.8, 25.6: 6.4, -25.6: -6.4, 512: 128, 256: 64}
@@ -53,19 +53,14 @@ def sample(count: int, seed: int) -> tuple[torch.Tensor, Det3DDataSample]:
     return torch.cat([ground, *objects])[:count], data
 
 
-def batch(samples: list[tuple[torch.Tensor, Det3DDataSample]], name: str) -> dict[str, Any]:
-    for _, data in samples:
-        boxes = data.gt_instances_3d.bboxes_3d
-        if "centerpoint" in name and boxes.box_dim == 7:
-            transform = TRANSFORMS.build(dict(type="AppendZeroVelocity"))
-            data.gt_instances_3d.bboxes_3d = transform(dict(gt_bboxes_3d=boxes))["gt_bboxes_3d"]
+def batch(samples: list[tuple[torch.Tensor, Det3DDataSample]]) -> dict[str, Any]:
     return dict(inputs=dict(points=[points for points, _ in samples]), data_samples=[data for _, data in samples])
 
 
-def predict(model: torch.nn.Module, samples: list[tuple[torch.Tensor, Det3DDataSample]], name: str) -> list[InstanceData]:
+def predict(model: torch.nn.Module, samples: list[tuple[torch.Tensor, Det3DDataSample]]) -> list[InstanceData]:
     model.eval()
     with torch.no_grad():
-        out = model(**model.data_preprocessor(batch(samples, name), False), mode="predict")
+        out = model(**model.data_preprocessor(batch(samples), False), mode="predict")
     return [data.pred_instances_3d for data in out]
 
 
@@ -75,7 +70,7 @@ def test_steps_and_predictions(name):
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     totals = []
     for step in range(6):
-        losses = model(**model.data_preprocessor(batch([sample(2000, 1), sample(1500, 2)], name), True), mode="loss")
+        losses = model(**model.data_preprocessor(batch([sample(2000, 1), sample(1500, 2)]), True), mode="loss")
         total, _ = model.parse_losses(losses)
         optimizer.zero_grad()
         total.backward()
@@ -94,20 +89,14 @@ def test_steps_and_predictions(name):
     else:
         model.bbox_head.test_cfg.score_thr = 0.0
     cloud = sample(2000, 3)
-    (alone,) = predict(model, [cloud], name)
+    (alone,) = predict(model, [cloud])
     assert len(alone.scores_3d) > 3 and alone.bboxes_3d.tensor.shape == (len(alone.scores_3d), 7)
     assert alone.bboxes_3d.tensor.isfinite().all() and (alone.bboxes_3d.dims > 0).all()
     assert ((alone.scores_3d >= 0) & (alone.scores_3d <= 1)).all() and set(alone.labels_3d.tolist()) <= {0, 1, 2}
 
     empty = (torch.zeros(0, 4), sample(10, 4)[1])  # a sample without voxels changes nothing for its neighbour, wherever it stands
     for together, place in (([cloud, empty], 0), ([empty, cloud], 1)):
-        result = predict(model, together, name)[place]
+        result = predict(model, together)[place]
         torch.testing.assert_close(result.scores_3d, alone.scores_3d)
         torch.testing.assert_close(result.bboxes_3d.tensor, alone.bboxes_3d.tensor)
-    assert len(predict(model, [empty, empty], name)) == 2
-
-
-def test_append_zero_velocity_refuses_other_boxes():
-    boxes = LiDARInstance3DBoxes(torch.zeros(2, 9), box_dim=9)
-    with pytest.raises(ValueError, match="9 columns; expected 7"):
-        TRANSFORMS.build(dict(type="AppendZeroVelocity"))(dict(gt_bboxes_3d=boxes))
+    assert len(predict(model, [empty, empty])) == 2

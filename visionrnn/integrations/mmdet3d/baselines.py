@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmcv.transforms import BaseTransform
 from mmdet3d.models.detectors import CenterPoint, VoxelNet
-from mmdet3d.registry import MODELS, TRANSFORMS
+from mmdet3d.registry import MODELS
 from torch import Tensor
 
 
@@ -28,9 +27,9 @@ class HardVoxelNet(VoxelNet):
 
 @MODELS.register_module()
 class HardCenterPoint(CenterPoint):
-    """mmdet3d's CenterPoint for any distribution of voxels over the samples; predicted boxes have no velocity columns.
+    """mmdet3d's CenterPoint for any distribution of voxels over the samples, and for boxes with and without velocities.
 
-    Training boxes need the two columns all the same: put ``AppendZeroVelocity`` before the packing transform.
+    mmdet3d's head needs velocities: boxes of seven columns are trained on with two zero columns. Predicted boxes have seven columns.
     """
 
     def init_weights(self) -> None:
@@ -47,6 +46,15 @@ class HardCenterPoint(CenterPoint):
         x = self.pts_backbone(self.pts_middle_encoder(features, voxel_dict["coors"], len(points)))
         return self.pts_neck(x) if self.with_pts_neck else x
 
+    def loss(self, batch_inputs_dict: dict[str, Any], batch_data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
+        """mmdet3d's losses. ``gt_instances_3d`` of the samples may have boxes [N, 7]; they are replaced by boxes [N, 9] in place."""
+        for sample in batch_data_samples:
+            boxes = sample.gt_instances_3d.bboxes_3d
+            if boxes.box_dim == 7:
+                tensor = torch.cat([boxes.tensor, boxes.tensor.new_zeros(len(boxes.tensor), 2)], 1)
+                sample.gt_instances_3d.bboxes_3d = type(boxes)(tensor, box_dim=9)
+        return super().loss(batch_inputs_dict, batch_data_samples, **kwargs)
+
     def predict(self, *args: Any, **kwargs: Any) -> list:
         """mmdet3d's data samples with ``pred_instances_3d`` boxes of seven columns."""
         samples = super().predict(*args, **kwargs)
@@ -54,16 +62,3 @@ class HardCenterPoint(CenterPoint):
             boxes = sample.pred_instances_3d.bboxes_3d
             sample.pred_instances_3d.bboxes_3d = type(boxes)(boxes.tensor[:, :7], box_dim=7)
         return samples
-
-
-@TRANSFORMS.register_module()
-class AppendZeroVelocity(BaseTransform):
-    """Adds two zero columns (velocity in x and y, m/s) to ``gt_bboxes_3d``, which CenterPoint's head expects: [N, 7] → [N, 9]."""
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        boxes = results["gt_bboxes_3d"]
-        if boxes.box_dim != 7:
-            raise ValueError(f"gt_bboxes_3d has {boxes.box_dim} columns; expected 7 (x, y, z, l, w, h, yaw) to append the velocity to")
-        tensor = torch.cat([boxes.tensor, boxes.tensor.new_zeros(len(boxes.tensor), 2)], 1)
-        results["gt_bboxes_3d"] = type(boxes)(tensor, box_dim=9)
-        return results
