@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from visionrnn.errors import DataError
+from visionrnn.integrations.mmengine.log import headline
 
 
 class LossError(DataError):
@@ -85,9 +86,11 @@ class SummaryHook(Hook):
         scalars = log_dir / "vis_data" / "scalars.json"
         if scalars.is_file():
             lines.append(f"losses, scores    {scalars}")
-        lines += [
-            f"  {name:<36} {value:.4f}" if isinstance(value, float) else f"  {name:<36} {value}" for name, value in self._metrics.items()
-        ]
+        shown = headline(self._metrics)
+        for name, value in shown.items():
+            lines.append(f"  {name:<36} {value:.4f}" if isinstance(value, float) else f"  {name:<36} {value}")
+        if len(shown) < len(self._metrics):
+            lines.append(f"  … and {len(self._metrics) - len(shown)} more metrics, all in {log_dir}")
         if info.get("last_ckpt") and runner.cfg.filename:
             lines.append(f"next: visionrnn test {runner.cfg.filename} {info.get('best_ckpt') or info['last_ckpt']}")
         runner.logger.info("finished\n" + "\n".join(f"  {line}" for line in lines))

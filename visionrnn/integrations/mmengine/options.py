@@ -93,6 +93,6 @@ def _check_top(config: Mapping[str, Any], name: str, key: str, adding: bool) -> 
 
 def _hint(name: str, known: Iterable[Any]) -> str:
     names = [str(other) for other in known]
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
     shown = f"did you mean {', '.join(close)}?" if close else f"known keys: {', '.join(names[:12]) or 'none'}"
     return f"; {shown} (a key that is new on purpose: write + before the whole key)"

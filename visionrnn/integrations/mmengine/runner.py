@@ -84,6 +84,12 @@ class SafeRunner(Runner):
             if name not in present:
                 self.register_hook({"type": name})
 
+    def build_log_processor(self, log_processor: Any) -> Any:
+        """As mmengine's; its LogProcessor is replaced by the one that shows few metrics."""
+        if isinstance(log_processor, dict) and log_processor.get("type", "LogProcessor") == "LogProcessor":
+            log_processor = {**log_processor, "type": "ConciseLogProcessor"}
+        return super().build_log_processor(log_processor)
+
     def build_logger(self, *args: Any, **kwargs: Any) -> Any:
         """As mmengine's; while the runner is built, environment, config and hook list go to the log file only."""
         logger = super().build_logger(*args, **kwargs)
