@@ -24,6 +24,15 @@ NAMES = [
 BOXES = [[3.0, 1.0, -1.7, 3.9, 1.6, 1.5, 0.3], [6.0, -3.0, -1.7, 0.8, 0.6, 1.7, 1.0], [8.0, 3.0, -1.7, 1.8, 0.6, 1.7, 2.0]]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The layers are too small for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def shrink(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shrink(item) for key, item in value.items()}
