@@ -88,7 +88,8 @@ def test_leaves_the_points_alone(detector):
 
 @pytest.mark.parametrize("points", [np.zeros((0, 4), np.float32), np.zeros((0,)), []])
 def test_empty_cloud_has_no_boxes(detector, points):
-    found = detector(points)
+    found, messages = warned(detector, points)
+    assert messages == ["points: no points, so there are no boxes"]
     assert len(found) == 0 and found.boxes.shape == (0, 7) and json.loads(found.to_json())["boxes"] == []
 
 
@@ -195,6 +196,16 @@ def test_checkpoint_of_another_model_names_the_keys(files, tmp_path):
     for name in ("broken.pth", "absent.pth"):
         with pytest.raises(CheckpointError, match=name):
             Detector(config, tmp_path / name)
+
+
+def test_boxes_that_are_not_finite_are_left_out(files, tmp_path):
+    from visionrnn import Detector
+
+    content = torch.load(files[1], weights_only=True)
+    content["state_dict"]["bbox_head.conv_reg.bias"][2::14] = float("nan")  # the heights of half the anchors
+    torch.save(content, tmp_path / "diverged.pth")
+    found, messages = warned(Detector(files[0], tmp_path / "diverged.pth"), cloud())
+    assert np.isfinite(found.boxes).all() and any("its training diverged" in text for text in messages)
 
 
 def test_bare_and_wrapped_weights_load(files, tmp_path, detector):

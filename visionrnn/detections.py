@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ CONVENTIONS = (
 KEYS = ("x", "y", "z", "l", "w", "h", "yaw")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Boxes of one cloud in the caller's LiDAR frame (x front, y left, z up), best first.
 
     boxes [M, 7] float32: x, y, z of the geometric centre, l, w, h in metres, yaw in radians; scores [M] float32 in 0–1; labels [M]
-    int64, indices into ``classes``; ``latency``: seconds from points to boxes, without reading a file.
+    int64, indices into ``classes``; ``latency``: seconds from points to boxes, without reading a file; ``source``: the file's path.
     """
 
     boxes: np.ndarray
@@ -33,15 +33,15 @@ class Detections:
     labels: np.ndarray
     classes: tuple[str, ...]
     latency: float = 0.0
-    source: str = field(default="", compare=False)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     @property
     def names(self) -> list[str]:
-        """Class name of each box [M]."""
-        return [self.classes[label] for label in self.labels]
+        """Class name of each box [M]; "class_3" where the model has no names."""
+        return [self.classes[label] if label < len(self.classes) else f"class_{label}" for label in self.labels]
 
     def above(self, threshold: float) -> Detections:
         """Only the boxes with at least this score."""

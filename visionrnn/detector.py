@@ -99,7 +99,8 @@ class Detector:
         boxes, scores, labels = self._model(cloud)
         boxes[:, 2] -= self.z_offset
         latency = time.perf_counter() - start
-        self._compare(cloud, name)
+        if len(cloud) or not total:
+            self._compare(cloud, name)
         found = Detections(boxes, scores, labels, self.classes, latency, name if name != "points" else "")
         return found if self.score_threshold is None else found.above(self.score_threshold)
 
@@ -124,6 +125,7 @@ class Detector:
     def _compare(self, cloud: np.ndarray, name: str) -> None:
         """Warns when the cloud is out of the model's range or unlike the training data."""
         if not len(cloud):
+            warnings.warn(f"{name}: no points, so there are no boxes", stacklevel=3)
             return
         if self.point_range is not None:
             low, high = np.array(self.point_range[:3]), np.array(self.point_range[3:])

@@ -145,16 +145,19 @@ def test_detect_options(files, tmp_path, capsys):
     assert json.loads((tmp_path / "none" / "a.json").read_text())["boxes"] == []
 
 
-def test_one_image_for_one_cloud(files, tmp_path):
+def test_one_image_for_one_cloud(files, tmp_path, capsys):
     cloud().tofile(tmp_path / "cloud.bin")
     (tmp_path / "calib.txt").write_text(CALIBRATION)
     Image.fromarray(np.full((120, 320, 3), 90, np.uint8)).save(tmp_path / "photo.jpg")
     options = ["--calib", str(tmp_path / "calib.txt"), "--image", str(tmp_path / "photo.jpg"), "--out-dir", str(tmp_path / "found")]
     assert main(["detect", *files, str(tmp_path / "cloud.bin"), *options]) == 0
     assert size(tmp_path / "found" / "cloud_camera.png")[0] == 320
-    assert (
-        main(["detect", *files, str(tmp_path / "cloud.bin"), "--out-dir", str(tmp_path / "x"), "--calib", str(tmp_path / "none.txt")]) == 2
-    )
+    command = ["detect", *files, str(tmp_path / "cloud.bin"), "--out-dir", str(tmp_path / "x")]
+    assert main([*command, "--calib", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt: no such calibration" in capsys.readouterr().err
+    assert main([*command, "--image", str(tmp_path / "photo.jpg")]) == 2
+    assert "no calibration for this image" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_detect_says_what_is_wrong(files, tmp_path, capsys):

@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     """Detects; 0, or 1 when some clouds failed."""
     frames = gather(args.points, args.calib, args.image)
     pictures = not args.no_pictures
+    lonely = next((frame for frame in frames if args.image and frame.image is not None and frame.calibration is None), None)
+    if lonely is not None:
+        raise DataError(f"{lonely.image}: no calibration for this image, so boxes cannot be projected; give --calib")
     if pictures:
         from visionrnn.visualization.figure import load_matplotlib
 

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from visionrnn.visualization.figure import save_png
 
     frame, labels = _inputs(args)
+    if args.image is not None and frame.calibration is None:
+        raise DataError(f"{args.image}: no calibration for this image, so boxes cannot be projected; give --calib")
     calibration = read_calibration(frame.calibration) if frame.calibration is not None else None
     points = load_points(frame.points, args.columns, allow_empty=True)
     parts: dict[str, Any] = {"ground_truth": _ground_truth(labels, calibration)}
@@ -67,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
         save_png(camera, draw_camera(image, boxes, calibration, **parts))
     for path in targets:
         print(path)
-    if args.image is not None and image is None:
-        raise DataError(f"{args.image}: no calibration for this image, so boxes cannot be projected; give --calib")
     return 0
 
 

@@ -93,7 +93,7 @@ def _flatten(steps: list[Any]) -> Iterator[dict[str, Any]]:
         if "transforms" in step and str(step.get("type")).endswith(("MultiScaleFlipAug3D", "TestTimeAug")):
             inner = step["transforms"]
             yield from _flatten(inner[0] if inner and isinstance(inner[0], list) else inner)
-        elif str(step.get("type")) not in ("PackDetInputs",):
+        else:
             yield step
 
 
@@ -151,7 +151,7 @@ class InferenceModel:
         return trained or named
 
     def _point_range(self) -> tuple[float, ...] | None:
-        layer = self.config.model.get("data_preprocessor", {}).get("voxel_layer") or {}
+        layer = (self.config.model.get("data_preprocessor") or {}).get("voxel_layer") or {}
         found = layer.get("point_cloud_range") or self.config.get("point_cloud_range")
         return tuple(float(value) for value in found) if found is not None else None
 
@@ -180,7 +180,14 @@ class InferenceModel:
         rows = torch.cat([boxes.gravity_center, boxes.dims, boxes.yaw[:, None]], dim=1).float().cpu().numpy()
         rows[:, 6] = wrap_angle(rows[:, 6])
         scores = found.scores_3d.float().cpu().numpy()
+        finite = np.isfinite(rows).all(axis=1) & np.isfinite(scores)
+        if not finite.all():
+            broken = int((~finite).sum())
+            warnings.warn(
+                f"the model gave {broken} boxes with NaN, left out: its training diverged, or the checkpoint is damaged", stacklevel=3
+            )
         order = np.argsort(-scores, kind="stable")
+        order = order[finite[order]]
         return rows[order], scores[order], found.labels_3d.long().cpu().numpy()[order]
 
 
