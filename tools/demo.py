@@ -74,7 +74,7 @@ def main() -> int:
     seconds = {"data": run("create-data", "synthetic", "--out", data, "--train", size.train, "--val", size.val)}
     options = ("--cfg-options", f"data_root={data}")
     seconds["training"] = run("train", CONFIG, "--work-dir", work, *options, f"train_cfg.max_epochs={size.epochs}")
-    checkpoint = Path((ROOT / work / "last_checkpoint").read_text(encoding="utf-8").strip())
+    checkpoint = work / Path((ROOT / work / "last_checkpoint").read_text(encoding="utf-8").strip()).name
     seconds["scoring"] = run("test", CONFIG, checkpoint, "--work-dir", work / "test", "--show-dir", pictures, *options)
 
     drawn = sorted((ROOT / pictures).rglob("*.png"))
@@ -83,7 +83,7 @@ def main() -> int:
     print(", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()) + f"; {total / 60:.1f} minutes in all")
     if total > 60 * size.minutes:
         print(f"That is more than the {size.minutes} minutes meant for two cores; is something else running?")
-    print(f"pictures    {pictures} ({len(drawn)} files)\ncheckpoint  {checkpoint}\n\nNext:")
+    print(f"pictures    {pictures} ({len(drawn)} files)\ncheckpoint  {checkpoint}\n\nNext (after: source .venv/bin/activate):")
     print(f"  visionrnn detect {CONFIG} {checkpoint} {data}/training/velodyne/{size.train:06d}.bin --out-dir found")
     if size is DEMO:
         print("  make demo-full                                   the same with more scenes, up to an hour")
