@@ -78,9 +78,9 @@ def selective_scan(
         _check_like(name, value, u, (batch, length, groups, states))
     if channels % groups:
         raise ValueError(f"B, C: {groups} groups do not divide {channels} channels evenly")
-    for name, value, shape in (("A", A, A.shape), ("D", D, (channels,)), ("delta_bias", delta_bias, (channels,)), ("z", z, u.shape)):
-        if value is not None:
-            _check_like(name, value, u, tuple(shape))
+    for name, given, shape in (("A", A, A.shape), ("D", D, (channels,)), ("delta_bias", delta_bias, (channels,)), ("z", z, u.shape)):
+        if given is not None:
+            _check_like(name, given, u, tuple(shape))
     delta = delta if delta_bias is None else delta + delta_bias
     delta = F.softplus(delta) if delta_softplus else delta
     layout = _Layout(u, initial_state, (channels, states), cu_seqlens, max_seqlen, reverse)

@@ -10,7 +10,7 @@ from mmdet3d.models.detectors import VoxelNet
 from mmdet3d.registry import MODELS
 from torch import Tensor
 
-from visionrnn.backbones.lion import OFFICIAL_STAGES, LION, Stage
+from visionrnn.backbones.lion import LION, OFFICIAL_STAGES, Stage
 from visionrnn.datasets.voxelize import DynamicVFE
 from visionrnn.serialization import Voxels
 
