@@ -30,9 +30,7 @@ model = dict(
         drop_path=0.2,
         generate_ratio=0.2,
     ),
-    backbone=dict(
-        type="SECOND", in_channels=128, layer_nums=[5, 5], layer_strides=[1, 2], out_channels=[128, 256], norm_cfg=norm
-    ),
+    backbone=dict(type="SECOND", in_channels=128, layer_nums=[5, 5], layer_strides=[1, 2], out_channels=[128, 256], norm_cfg=norm),
     neck=dict(
         type="SECONDFPN",
         in_channels=[128, 256],
@@ -64,8 +62,6 @@ model = dict(
         loss_dir=dict(type="mmdet.CrossEntropyLoss", use_sigmoid=False, loss_weight=0.2),
     ),
     train_cfg=dict(assigner=[car, small, small], allowed_border=0, pos_weight=-1, debug=False),
-    test_cfg=dict(
-        use_rotate_nms=True, nms_across_levels=False, nms_thr=0.01, score_thr=0.1, min_bbox_size=0, nms_pre=4096, max_num=500
-    ),
+    test_cfg=dict(use_rotate_nms=True, nms_across_levels=False, nms_thr=0.01, score_thr=0.1, min_bbox_size=0, nms_pre=4096, max_num=500),
 )
 del overlap, car, small, norm
