@@ -85,15 +85,44 @@ def shrink(value: Any) -> Any:
     return SMALLER.get(value, value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def small_lion(pillars: dict[str, Any]) -> dict[str, Any]:
+    """LION with 16 channels on a 32 × 32 × 16 grid; PointPillars' BEV net and head. No drop-path: ranks draw differently."""
+    stages = [{"window": [7, 7, size], "group_size": group} for size, group in ((16, 64), (8, 32), (4, 32), (2, 16))]
+    return {
+        **pillars,
+        "type": "PointVoxelNet",
+        "data_preprocessor": {"type": "Det3DDataPreprocessor"},
+        "voxel_encoder": {
+            "type": "PointVFE",
+            "in_channels": 4,
+            "feat_channels": [16, 16],
+            "point_cloud_range": [0, -6.4, -3, 12.8, 6.4, 1],
+            "voxel_size": [0.4, 0.4, 0.25],
+        },
+        "middle_encoder": {
+            "type": "LIONEncoder",
+            "dim": 16,
+            "operator": {"type": "mamba", "d_state": 4},
+            "stages": stages,
+            "out_group_size": 16,
+            "drop_path": 0.0,
+        },
+        "backbone": {**pillars["backbone"], "in_channels": 16},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--launcher", default="none")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--model", choices=("pointpillars", "lion"), default="pointpillars")
     parser.add_argument("--head", default="AnchorHead3D")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = shrink(Config.fromfile(BASE / "baselines" / "pointpillars_1xb2_synthetic-3d-3class.py").model.to_dict())
+    if args.model == "lion":
+        model = small_lion(model)
     model["bbox_head"]["type"] = args.head
     runtime = Config.fromfile(BASE / "_base_" / "default_runtime.py")
     loader = {"batch_size": args.batch, "num_workers": 0, "sampler": {"type": "DefaultSampler", "shuffle": False}}

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny
 from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from visionrnn.errors import CheckpointError
 from visionrnn.integrations.mmengine import SafeRunner, files, loading
@@ -177,3 +177,23 @@ def test_loss_that_is_not_finite_stops_with_a_report(tmp_path):
     cfg = tiny.config(tmp_path, epochs=1, workers=0, **{"train_dataloader.dataset": {"type": "TinyDataset", "poison": 5}})
     with pytest.raises(ValueError, match=r"epoch 1, iteration \d+: loss = nan; samples of the batch: .*5.*Training stopped"):
         SafeRunner.from_cfg(cfg).train()
+
+
+def test_pretrained_weights_are_read_safely(trained, tmp_path, monkeypatch):
+    """``init_cfg`` of a module: mmengine's own reader unpickles downloads without restriction."""
+    witness = tmp_path / "executed"
+    torch.save({"state_dict": {"w": torch.ones(1)}, "log": Payload(witness)}, tmp_path / "evil.pth")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "evil.pth"))["state_dict"]["w"].item() == 1
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    address = f"http://127.0.0.1:9/{trained.name}.pth"
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        CheckpointLoader.load_checkpoint(address)
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda url, path, progress: Path(path).write_bytes((tmp_path / "evil.pth").read_bytes())
+    )
+    assert CheckpointLoader.load_checkpoint(address)["state_dict"]["w"].item() == 1
+    assert not witness.exists()
+    for scheme in ("openmmlab://x", "s3://bucket/x.pth"):
+        with pytest.raises(CheckpointError, match="not supported"):
+            CheckpointLoader.load_checkpoint(scheme)

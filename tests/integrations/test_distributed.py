@@ -46,10 +46,11 @@ def worst(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> fl
     return max(float((first[name] - second[name]).abs().max()) for name in first) / scale
 
 
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("model", ["pointpillars", "lion"])
+def test_two_processes_equal_one(tmp_path, model):
     """BatchNorm in eval mode, loss normalisers reduced over the ranks: losses and gradients agree within 1e-5."""
-    losses, gradients = step(tmp_path / "one", 1)
-    split_losses, split_gradients = step(tmp_path / "two", 2)
+    losses, gradients = step(tmp_path / "one", 1, "--model", model)
+    split_losses, split_gradients = step(tmp_path / "two", 2, "--model", model)
     assert losses["loss"] > 0 and set(losses) == set(split_losses)
     for name, value in losses.items():
         assert split_losses[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name

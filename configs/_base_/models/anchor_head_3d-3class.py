@@ -9,7 +9,7 @@ small = dict(type="Max3DIoUAssigner", iou_calculator=overlap, pos_iou_thr=0.5, n
 
 model = dict(
     bbox_head=dict(
-        type="Anchor3DHead",
+        type="AnchorHead3D",
         num_classes=3,
         in_channels=128,
         feat_channels=128,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from visionrnn.integrations.mmengine.loading import read_checkpoint
 from visionrnn.integrations.mmengine.options import apply_options, parse_options
 from visionrnn.integrations.mmengine.runner import SafeRunner
 
+NOISE = (r".*pos_bboxes is deprecated", r"torch\.meshgrid: in an upcoming release")
+"""Warnings of mmdet and mmdet3d about their own code, which users can do nothing about."""
+
 
 def load_config(
     name_or_path: str | Path, options: Sequence[str] = (), work_dir: str | Path | None = None, launcher: str = "none"
@@ -25,6 +29,8 @@ def load_config(
     is no config.
     """
     path = find_config(name_or_path)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
     try:
         config = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError, KeyError, NameError) as error:
