@@ -3,6 +3,10 @@
     visionrnn create-data synthetic --out data/synthetic
     visionrnn train configs/baselines/centerpoint-pillar_1xb2_synthetic-3d-3class.py
 
+Cost: 1.1 s of one core for a step of two frames. Score: on a set of only 16 training frames, each twice an epoch, and 8 validation frames
+(create-data synthetic --train 16 --val 8 --seed 0), 20 epochs in 355 s of processor time give 3D AP (R40, moderate) of Car / Pedestrian /
+Cyclist 3.8 / 16.8 / 17.0, synthetic. It shows that training works, nothing more.
+
 mmdet3d's head expects velocities: HardCenterPoint gives it zeros, and their loss has no weight.
 """
 

@@ -2,6 +2,10 @@
 
 visionrnn create-data synthetic --out data/synthetic
 visionrnn train configs/baselines/second_1xb2_synthetic-3d-3class.py
+
+Cost: 0.9 s of one core for a step of two frames. Score: on a set of only 16 training frames, each twice an epoch, and 8 validation frames
+(create-data synthetic --train 16 --val 8 --seed 0), 20 epochs in 296 s of processor time give 3D AP (R40, moderate) of Car / Pedestrian /
+Cyclist 23.8 / 23.9 / 8.7, synthetic. It shows that training works, nothing more.
 """
 
 _base_ = [
