@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny
 
+from visionrnn.datasets.voxelize import DynamicVFE
 from visionrnn.integrations.mmengine import SafeRunner, seeding
 from visionrnn.integrations.mmengine.files import write_last
 from visionrnn.integrations.mmengine.optimizers import DecayGroups
@@ -61,6 +62,28 @@ def test_seed_of_the_checkpoint_is_taken_over(tmp_path):
     write_last(again, first / "epoch_1.pth")
     SafeRunner.from_cfg(tiny.config(again, resume=True, **options)).train()
     assert tiny.losses(again) == {step: row for step, row in tiny.losses(first).items() if step >= 4}
+
+
+def test_voxel_features_have_repeatable_gradients():
+    """Two threads must add in a fixed order, or two equal runs drift apart. Indexing with [] does not, index_select does."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(30_000, 4, generator=generator) * torch.tensor([20.0, 20.0, 4.0, 1.0])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        encoder = DynamicVFE(4, [16, 16], [0, 0, 0, 20, 20, 4], [1.0, 1.0, 1.0])
+        weights = torch.randn(16)
+        gradients = []
+        for _ in range(8):
+            encoder.zero_grad()
+            features, _, _ = encoder(points, torch.zeros(len(points), dtype=torch.long), 1)
+            (features * weights).square().sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
+    finally:
+        torch.set_num_threads(threads)
+    for repeated in gradients[1:]:
+        assert all(torch.equal(ours, first) for ours, first in zip(repeated, gradients[0], strict=True))
 
 
 def test_seeds_are_a_function_of_their_numbers():

@@ -75,7 +75,7 @@ class DynamicVFE(nn.Module):
             features = layer(features)
             pooled = scatter_max(features, inverse, len(coords))
             if i + 1 < len(self.layers):
-                features = torch.cat([features, pooled[inverse]], 1)
+                features = torch.cat([features, pooled.index_select(0, inverse)], 1)  # unlike [], adds in a fixed order backward
         return pooled, coords.int(), counts
 
     def _point_features(self, points: Tensor, cell: Tensor, inverse: Tensor, number: int) -> Tensor:
@@ -83,7 +83,7 @@ class DynamicVFE(nn.Module):
         mean = points.new_zeros(number, 3).index_add(0, inverse, points[:, :3]) / count
         low, size = points.new_tensor(self.point_cloud_range[:3]), points.new_tensor(self.voxel_size)
         centre = (cell.to(points.dtype) + 0.5) * size + low
-        return torch.cat([points, points[:, :3] - mean[inverse], points[:, :3] - centre], 1)
+        return torch.cat([points, points[:, :3] - mean.index_select(0, inverse), points[:, :3] - centre], 1)
 
 
 def scatter_max(features: Tensor, index: Tensor, number: int) -> Tensor:
