@@ -38,10 +38,13 @@ def _run_back(decay: Tensor, grad: Tensor, carry: Tensor) -> Tensor:
 
     Returns the carry for the step before the chunk.
     """
-    for decay_t, grad_t in zip(reversed(decay.unbind(0)), reversed(grad.unbind(0)), strict=True):
-        grad_t.add_(carry)
-        carry = decay_t * grad_t
-    return carry
+    steps, decays = grad.unbind(0), decay.unbind(0)
+    if not steps:
+        return carry
+    steps[-1].add_(carry)
+    for t in range(len(steps) - 1, 0, -1):
+        steps[t - 1].addcmul_(decays[t], steps[t])
+    return decays[0] * steps[0]
 
 
 class _DiagonalScan(torch.autograd.Function):
@@ -66,23 +69,25 @@ class _DiagonalScan(torch.autograd.Function):
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """Works time first, [T, B, G, D/G(, N)], so that a step is one contiguous slice."""
+    """Works on [T, B, G, N, D/G]: a step is one contiguous slice, and every product has the channels as its long inner loop."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         groups = B.shape[2]
         u, delta = (value.unflatten(2, (groups, -1)).transpose(0, 1).contiguous() for value in (u, delta))  # [T, B, G, D/G]
         B, C = (value.transpose(0, 1).contiguous() for value in (B, C))  # [T, B, G, N]
-        A, start = A.unflatten(0, (groups, -1)).contiguous(), state.unflatten(1, (groups, -1)).contiguous()
+        A = A.unflatten(0, (groups, -1)).transpose(1, 2).contiguous()  # [G, N, D/G]
+        start = state.unflatten(1, (groups, -1)).transpose(2, 3).contiguous()  # [B, G, N, D/G]
         length, step = len(u), _chunk_length(start)
-        y, before, h = torch.empty_like(u), [], None
+        y, before = torch.empty_like(u), []
         for t in range(0, length, step):
             before.append(start)
-            _, h = _chunk_states(u[t : t + step], delta[t : t + step], A, B[t : t + step], start)
-            torch.matmul(h, C[t : t + step].unsqueeze(-1), out=y[t : t + step].unsqueeze(-1))
+            part = slice(t, t + step)
+            _, h = _chunk_states(u[part], delta[part], A, B[part], start)
+            torch.matmul(C[part].unsqueeze(-2), h, out=y[part].unsqueeze(-2))
             start = h[-1].clone()
         ctx.save_for_backward(u, delta, A, B, C, *before)
-        return y.transpose(0, 1).flatten(2), start.flatten(1, 2) if before else state.clone()
+        return y.transpose(0, 1).flatten(2), start.transpose(2, 3).flatten(1, 2) if before else state.clone()
 
     @staticmethod
     @once_differentiable
@@ -90,7 +95,7 @@ class _SelectiveScan(torch.autograd.Function):
         u, delta, A, B, C, *before = ctx.saved_tensors
         groups = B.shape[2]
         grad_y = grad_y.unflatten(2, (groups, -1)).transpose(0, 1).contiguous()
-        carry = grad_final.unflatten(1, (groups, -1))
+        carry = grad_final.unflatten(1, (groups, -1)).transpose(2, 3).contiguous()
         grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(value) for value in (u, delta, B, C))
         grad_A = torch.zeros_like(A)
         step = _chunk_length(carry)
@@ -98,19 +103,20 @@ class _SelectiveScan(torch.autograd.Function):
             part = slice(chunk * step, (chunk + 1) * step)
             u_c, delta_c, grad_y_c = u[part], delta[part], grad_y[part]
             decay, h = _chunk_states(u_c, delta_c, A, B[part], before[chunk])
-            torch.matmul(grad_y_c.unsqueeze(-2), h, out=grad_C[part].unsqueeze(-2))
-            grad = grad_y_c.unsqueeze(-1) * C[part].unsqueeze(-2)  # [c, B, G, D/G, N]
+            torch.matmul(h, grad_y_c.unsqueeze(-1), out=grad_C[part].unsqueeze(-1))
+            grad = grad_y_c.unsqueeze(-2) * C[part].unsqueeze(-1)  # [c, B, G, N, D/G]
             carry = _run_back(decay, grad, carry)
-            grad_input = torch.matmul(grad, B[part].unsqueeze(-1)).squeeze(-1)  # d L / d (Δ u)
-            torch.matmul((delta_c * u_c).unsqueeze(-2), grad, out=grad_B[part].unsqueeze(-2))
+            grad_input = torch.matmul(B[part].unsqueeze(-2), grad).squeeze(-2)  # d L / d (Δ u)
+            torch.matmul(grad, (delta_c * u_c).unsqueeze(-1), out=grad_B[part].unsqueeze(-1))
             grad *= decay  # becomes d L / d (Δ A), the exponent
             grad[1:] *= h[:-1]
             grad[0] *= before[chunk]
             torch.mul(grad_input, delta_c, out=grad_u[part])
-            torch.addcmul((grad * A).sum(-1), grad_input, u_c, out=grad_delta[part])
-            grad_A += grad.mul_(delta_c.unsqueeze(-1)).sum((0, 1))
+            torch.addcmul(torch.mul(grad, A, out=h).sum(-2), grad_input, u_c, out=grad_delta[part])
+            grad_A += grad.mul_(delta_c.unsqueeze(-2)).sum((0, 1))
         grad_u, grad_delta = (value.transpose(0, 1).flatten(2) for value in (grad_u, grad_delta))
-        return grad_u, grad_delta, grad_A.flatten(0, 1), grad_B.transpose(0, 1), grad_C.transpose(0, 1), carry.flatten(1, 2)
+        grad_A, carry = grad_A.transpose(1, 2).flatten(0, 1), carry.transpose(2, 3).flatten(1, 2)
+        return grad_u, grad_delta, grad_A, grad_B.transpose(0, 1), grad_C.transpose(0, 1), carry
 
 
 def _chunk_length(state: Tensor) -> int:
@@ -118,8 +124,8 @@ def _chunk_length(state: Tensor) -> int:
 
 
 def _chunk_states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of a chunk, both [c, B, G, D/G, N]."""
-    decay = (delta.unsqueeze(-1) * A).exp_()
-    h = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    """Decays and states of a chunk, both [c, B, G, N, D/G]."""
+    decay = (delta.unsqueeze(-2) * A).exp_()
+    h = (delta * u).unsqueeze(-2) * B.unsqueeze(-1)
     _run(decay, h, start)
     return decay, h
