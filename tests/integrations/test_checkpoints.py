@@ -14,8 +14,9 @@ import tiny
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, Runner
 
+from visionrnn import checkpoints
 from visionrnn.errors import CheckpointError
-from visionrnn.integrations.mmengine import SafeRunner, files, loading
+from visionrnn.integrations.mmengine import SafeRunner, files
 from visionrnn.integrations.mmengine.plain import hub_from_plain, hub_to_plain, to_plain
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -123,17 +124,17 @@ class Payload:
 def test_pickled_code_is_not_run_and_weights_are_taken(tmp_path):
     witness = tmp_path / "executed"
     torch.save({"state_dict": {"w": torch.ones(2)}, "meta": Payload(witness), "log": HistoryBuffer([1.0], [1])}, tmp_path / "foreign.pth")
-    checkpoint = loading.read_checkpoint(tmp_path / "foreign.pth")
+    checkpoint = checkpoints.read_checkpoint(tmp_path / "foreign.pth")
     assert not witness.exists()
-    assert set(checkpoint) == {"state_dict", loading.FOREIGN} and checkpoint["state_dict"]["w"].tolist() == [1, 1]
+    assert set(checkpoint) == {"state_dict", checkpoints.FOREIGN} and checkpoint["state_dict"]["w"].tolist() == [1, 1]
 
 
 def test_checkpoint_of_mmengine_itself_gives_weights_but_does_not_resume(tmp_path):
     cfg = tiny.config(tmp_path, epochs=1, workers=0, experiment_name="stock")
     cfg.default_hooks.checkpoint.type = "CheckpointHook"
     Runner.from_cfg(cfg).train()
-    checkpoint = loading.read_checkpoint(tmp_path / "epoch_1.pth")
-    assert "mmengine.logging.history_buffer.HistoryBuffer" in checkpoint[loading.FOREIGN] and "first.weight" in checkpoint["state_dict"]
+    checkpoint = checkpoints.read_checkpoint(tmp_path / "epoch_1.pth")
+    assert "mmengine.logging.history_buffer.HistoryBuffer" in checkpoint[checkpoints.FOREIGN] and "first.weight" in checkpoint["state_dict"]
     (tmp_path / "run").mkdir()
     cfg = tiny.config(tmp_path / "run", workers=0, resume=True, load_from=str(tmp_path / "epoch_1.pth"))
     with pytest.raises(CheckpointError, match=r"holds weights but no training state .* load_from=FILE"):
@@ -146,12 +147,12 @@ def test_truncated_file(trained, tmp_path, share):
     path = tmp_path / "epoch_9.pth"
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(CheckpointError, match=r"epoch_9\.pth: "):
-        loading.read_checkpoint(path)
+        checkpoints.read_checkpoint(path)
 
 
 def test_wrong_path_lists_what_is_there(trained):
     with pytest.raises(CheckpointError, match=r"epoch_7\.pth: there is no such checkpoint file; in .* there are: .*epoch_1\.pth"):
-        loading.read_checkpoint(trained / "epoch_7.pth")
+        checkpoints.read_checkpoint(trained / "epoch_7.pth")
 
 
 def test_checkpoint_of_another_model(trained, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from visionrnn.backbones.lion import LION, LIONLayer, PositionEmbedding, ResidualBlock, Scan, Stage
-from visionrnn.checkpoints import from_official, load_official, load_strictly
+from visionrnn.checkpoints import from_official, load_official
 from visionrnn.datasets.voxelize import DynamicVFE
+from visionrnn.errors import CheckpointError
 from visionrnn.layers.voxel_merge import VoxelMerging, expand
 from visionrnn.registry import OPERATORS
 from visionrnn.serialization import Voxels, make_groups, window_orders
@@ -170,7 +171,12 @@ def test_backbone(golden, dtype, close):
         assert float(parameter.grad.double().norm()) == pytest.approx(float(norms[name]), rel=50 * bound), name
 
 
-def test_foreign_weights_are_refused():
+def test_other_weights_are_refused_and_leave_the_model_alone():
     layer = torch.nn.Linear(2, 3)
-    with pytest.raises(Exception, match=r"missing bias; unexpected scale; of other shape weight: expected \[3, 2\], got \[3, 1\]"):
-        load_strictly(layer, {"weight": torch.zeros(3, 1), "scale": torch.zeros(1)}, "weights")
+    before = layer.weight.clone()
+    message = (
+        r"1 missing from the file: bias; 1 of another shape: weight \(3, 1\) in the file, \(3, 2\) in the model; 1 not in"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_official(layer, {"weight": torch.zeros(3, 1), "scale": torch.zeros(1)})
+    assert torch.equal(layer.weight, before)

@@ -64,4 +64,4 @@ model = dict(
     train_cfg=dict(assigner=[car, small, small], allowed_border=0, pos_weight=-1, debug=False),
     test_cfg=dict(use_rotate_nms=True, nms_across_levels=False, nms_thr=0.01, score_thr=0.1, min_bbox_size=0, nms_pre=4096, max_num=500),
 )
-del overlap, car, small, norm
+del overlap, car, small, norm, point_cloud_range

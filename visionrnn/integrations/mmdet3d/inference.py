@@ -17,11 +17,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
+from visionrnn.checkpoints import check_fit, read_checkpoint
 from visionrnn.cli.configs import find_config
 from visionrnn.datasets.kitti import wrap_angle
 from visionrnn.errors import CheckpointError, DataError
 from visionrnn.integrations import mmdet3d as ours
-from visionrnn.integrations.mmengine.loading import check_fit, read_checkpoint
 
 COLUMN_NAMES = ("x", "y", "z", "intensity")
 UNCHANGED = {

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from visionrnn.checkpoints import read_checkpoint
 from visionrnn.cli.configs import find_config
 from visionrnn.errors import DataError
-from visionrnn.integrations.mmengine.loading import read_checkpoint
 from visionrnn.integrations.mmengine.options import apply_options, parse_options
 from visionrnn.integrations.mmengine.runner import SafeRunner
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 
+from visionrnn.checkpoints import read_checkpoint
 from visionrnn.errors import CheckpointError
-from visionrnn.integrations.mmengine.loading import read_checkpoint
 
 REFUSED = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://", "open-mmlab://", "openmmlab://", "mmcls://")
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """``loading.read_checkpoint``: on the CPU, whatever ``map_location``."""
+    """``checkpoints.read_checkpoint``: on the CPU, whatever ``map_location``."""
     return read_checkpoint(filename)
 
 

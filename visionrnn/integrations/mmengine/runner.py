@@ -21,11 +21,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from visionrnn import __version__
+from visionrnn.checkpoints import FOREIGN, check_fit, read_checkpoint
 from visionrnn.errors import CheckpointError
 from visionrnn.integrations.mmengine import checkpoint_hook, hooks, optimizers, pictures_hook, seeding, statistics_hook  # noqa: F401  (register)
 from visionrnn.integrations.mmengine.distributed import init_cpu_group
 from visionrnn.integrations.mmengine.files import resume_candidates, save_checkpoint
-from visionrnn.integrations.mmengine.loading import FOREIGN, check_fit, read_checkpoint
 from visionrnn.integrations.mmengine.plain import hub_from_plain, hub_to_plain, to_plain
 
 RUN_KEYS = ("work_dir", "resume", "load_from", "launcher")
@@ -163,7 +163,7 @@ class SafeRunner(Runner):
 
         The file is read to the CPU, whatever ``map_location``. With ``strict``, or
         for testing, every key must fit; otherwise those that fit are loaded and the rest is told in the log.
-        Raises CheckpointError (``loading.read_checkpoint``, ``loading.check_fit``).
+        Raises CheckpointError (``checkpoints.read_checkpoint``, ``checkpoints.check_fit``).
         """
         if revise_keys:
             raise TypeError("revise_keys is not supported; rename the keys with tools/convert_checkpoint.py")
