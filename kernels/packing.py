@@ -33,12 +33,12 @@ def padded_index(cu_seqlens: Tensor, length: int, max_seqlen: int | None = None)
     return (starts[:, None] + steps).clamp_(max=max(length - 1, 0)), steps < lengths[:, None]
 
 
-def packed_index(cu_seqlens: Tensor, length: int, max_seqlen: int, reverse: bool = False) -> Tensor:
-    """[N]: where each packed step stands in padded rows [S · max_seqlen] (``reverse``: rows that hold the sequences backwards)."""
+def packed_index(cu_seqlens: Tensor, length: int, reverse: bool = False) -> Tensor:
+    """[N]: where each packed step stands in padded rows, time first [T · S]; ``reverse``: rows that hold the sequences backwards."""
     positions = torch.arange(length, device=cu_seqlens.device)
     bounds, sequence = cu_seqlens.long(), sequence_of(cu_seqlens, length)
     step = bounds[sequence + 1] - 1 - positions if reverse else positions - bounds[sequence]
-    return sequence * max_seqlen + step
+    return step * (cu_seqlens.numel() - 1) + sequence
 
 
 def sequence_of(cu_seqlens: Tensor, length: int) -> Tensor:

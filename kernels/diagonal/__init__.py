@@ -109,7 +109,7 @@ class _Layout:
             cu_seqlens = cu_seqlens.to(like.device)
             rows = cu_seqlens.numel() - 1
             index, self.valid = padded_index(cu_seqlens, length, max_seqlen)
-            self.back_index = packed_index(cu_seqlens, length, index.shape[1], reverse)
+            self.back_index = packed_index(cu_seqlens, length, reverse)
             if reverse and length:
                 index = reversal_index(cu_seqlens, length)[index]
         self.index = index
@@ -117,19 +117,24 @@ class _Layout:
         _check_like("initial_state", self.state, like, (rows, *state_shape))
 
     def rows(self, value: Tensor, blank: bool = False) -> Tensor:
-        """[B, T, ...] → rows that run forward. ``blank``: padded steps are zero, otherwise they hold anything finite."""
+        """[B, T, ...] → rows that run forward. ``blank``: padded steps are zero, otherwise they hold anything finite.
+
+        Packed rows lie time first in memory, as the chunkwise back end wants them.
+        """
         if self.index is None:
             return value.flip(1) if self.reverse else value
         if value.shape[1] == 0:
             return value.new_zeros(*self.index.shape, *value.shape[2:])
-        rows = value[0].index_select(0, self.index.flatten()).unflatten(0, self.index.shape)
-        return torch.where(self.valid.reshape(*self.valid.shape, *[1] * (rows.dim() - 2)), rows, 0) if blank else rows
+        rows = value[0].index_select(0, self.index.T.flatten()).unflatten(0, self.index.T.shape)  # [T, S, ...]
+        if blank:
+            rows = torch.where(self.valid.T.reshape(*rows.shape[:2], *[1] * (rows.dim() - 2)), rows, 0)
+        return rows.transpose(0, 1)
 
     def back(self, rows: Tensor) -> Tensor:
         """The inverse of :meth:`rows`."""
         if self.index is None:
             return rows.flip(1) if self.reverse else rows
-        return rows.flatten(0, 1).index_select(0, self.back_index).unsqueeze(0)
+        return rows.transpose(0, 1).flatten(0, 1).index_select(0, self.back_index).unsqueeze(0)
 
 
 def _check_like(name: str, value: Tensor, like: Tensor, shape: tuple) -> None:
