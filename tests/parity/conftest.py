@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-FAMILIES = ("lion",)
-
 
 def goldens_root(config: pytest.Config) -> Path:
     given = config.getoption("--goldens")
@@ -18,7 +16,7 @@ def goldens_root(config: pytest.Config) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrises ``golden`` with the files that match the module's ``GOLDENS = (family, pattern)`` of the test's marker."""
+    """Runs a test marked ``goldens(family, pattern)`` once for every stored file that matches."""
     marker = metafunc.definition.get_closest_marker("goldens")
     if marker is None:
         return
@@ -28,6 +26,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not files:
         files = [None]
     metafunc.parametrize("golden", files, ids=[file.stem if file else "absent" for file in files], indirect=True)
+
+
+@pytest.fixture
+def goldens_folder(request: pytest.FixtureRequest) -> Path:
+    return goldens_root(request.config)
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import pytest
 import torch
 
@@ -174,9 +177,20 @@ def test_backbone(golden, dtype, close):
 def test_other_weights_are_refused_and_leave_the_model_alone():
     layer = torch.nn.Linear(2, 3)
     before = layer.weight.clone()
-    message = (
-        r"1 missing from the file: bias; 1 of another shape: weight \(3, 1\) in the file, \(3, 2\) in the model; 1 not in"
-    )
+    message = r"1 missing from the file: bias; 1 of another shape: weight \(3, 1\) in the file, \(3, 2\) in the model; 1 not in"
     with pytest.raises(CheckpointError, match=message):
         load_official(layer, {"weight": torch.zeros(3, 1), "scale": torch.zeros(1)})
     assert torch.equal(layer.weight, before)
+
+
+def test_official_key_list_of_the_kitti_model(goldens_folder):
+    """Every key of the official KITTI LION-Mamba's encoder and backbone has a place in ours, of the same shape, and none is left over."""
+    path = goldens_folder / "lion" / "checkpoint_keys.json.gz"
+    if not path.is_file():
+        pytest.skip(f"no stored key lists in {path.parent}")
+    keys = json.loads(gzip.decompress(path.read_bytes()))["models"]["KITTI/mamba"]["keys"]
+    layout = (0, -40, -3, 70.4, 40, 1), (0.2, 0.2, 0.125)
+    for prefix, module in (("vfe.", DynamicVFE(4, [64, 64], *layout)), ("backbone_3d.", LION(64, "mamba"))):
+        official = {key[len(prefix) :]: torch.empty(shape) for key, shape in keys.items() if key.startswith(prefix)}
+        ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        assert {key: tuple(value.shape) for key, value in from_official(official).items()} == ours

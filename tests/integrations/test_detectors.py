@@ -1,4 +1,4 @@
-"""The baselines' configs on a quarter of their range: they build, train a step and predict on a CPU without compiled mmcv."""
+"""LION and the baselines on a quarter of the synthetic set's range: they build, train a step and predict on a CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "baselines"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALLER = {51.2: 12.8, 25.6: 6.4, -25.6: -6.4, 512: 128, 256: 64}
 NAMES = [
-    "second_1xb2_synthetic-3d-3class.py",
-    "pointpillars_1xb2_synthetic-3d-3class.py",
-    "centerpoint-pillar_1xb2_synthetic-3d-3class.py",
+    "lion/lion-mamba_1xb2_synthetic-3d-3class.py",
+    "baselines/second_1xb2_synthetic-3d-3class.py",
+    "baselines/pointpillars_1xb2_synthetic-3d-3class.py",
+    "baselines/centerpoint-pillar_1xb2_synthetic-3d-3class.py",
 ]
 BOXES = [[3.0, 1.0, -1.7, 3.9, 1.6, 1.5, 0.3], [6.0, -3.0, -1.7, 0.8, 0.6, 1.7, 1.0], [8.0, 3.0, -1.7, 1.8, 0.6, 1.7, 2.0]]
 
