@@ -6,7 +6,8 @@ KEY := $(shell cat pyproject.toml setup.py constraints.txt | cksum | cut -d' ' -
 STAMP := $(VENV)/installed-$(KEY)
 
 # malloc keeps freed memory: CPU training is up to three times faster, because buffers are not returned and faulted in again at every step.
-HEAP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+# Waiting threads sleep instead of spinning: where loader workers share the cores, spinning makes a training step up to twice as long.
+HEAP := OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 THREADS ?= 2
 PYTEST := $(HEAP) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 

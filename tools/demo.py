@@ -29,8 +29,8 @@ class Size:
     folder: str
 
 
-DEMO = Size(train=60, val=20, epochs=8, minutes=15, folder="demo")
-FULL = Size(train=400, val=60, epochs=12, minutes=60, folder="demo-full")
+DEMO = Size(train=60, val=20, epochs=12, minutes=15, folder="demo")
+FULL = Size(train=400, val=60, epochs=8, minutes=60, folder="demo-full")
 
 
 def run(tool: str, *arguments: object) -> float:

@@ -49,7 +49,7 @@ train_pipeline = [
 train_dataloader = dict(batch_size=1, num_workers=1, dataset=dict(metainfo=metainfo, times=10, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(metainfo=metainfo, ann_file="kitti_infos_train.pkl"))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file={{_base_.data_root}} + "/kitti_infos_train.pkl")
+val_evaluator = dict(ann_file="data/kitti/kitti_infos_train.pkl")
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=10, val_interval=10)
 optim_wrapper = dict(optimizer=dict(lr=2e-4))

@@ -26,12 +26,13 @@ def test_config_builds(name):
     config = Config.fromfile(FOLDER / name)
     assert build(name).bbox_head if "centerpoint" not in name else build(name).pts_bbox_head
     for loader in (config.train_dataloader, config.val_dataloader):
-        assert loader.dataset.data_root in (config.data_root, loader.dataset.data_root)
+        assert loader.dataset.data_root == config.data_root
         with DefaultScope.overwrite_default_scope("mmdet3d"):
             for step in loader.dataset.pipeline:
                 if step.type != "PasteObjects":  # reads its data base of objects
                     TRANSFORMS.build(step)
     assert config.val_evaluator.type == "KittiAP"
+    assert config.val_evaluator.ann_file == f"{config.data_root}/{config.val_dataloader.dataset.ann_file}"
     text = (FOLDER / name).read_text(encoding="utf-8")
     assert (text.startswith('"""') and "visionrnn train" in text) or "tools/train.py" in text
 
