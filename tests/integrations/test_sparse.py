@@ -8,6 +8,7 @@ from torch import nn
 pytest.importorskip("mmdet3d", reason="mmdet3d is not installed")
 
 from mmengine.registry import MODELS as ROOT
+from mmengine.registry import DefaultScope
 
 from visionrnn.integrations.mmdet3d import sparse
 from visionrnn.layers.sparse_conv import SparseConvTensor, SparseModule
@@ -21,6 +22,13 @@ ENCODERS = {
         block_type="basicblock",
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def mmdet3d_scope():
+    """Whatever scope an earlier test's runner left."""
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        yield
 
 
 @pytest.fixture(autouse=True)
