@@ -2,7 +2,8 @@
 
     visionrnn create-data kitti --root DIR
     visionrnn train lion-mamba_1xb1_one-frame-3d-car --cfg-options data_root=DIR
-    visionrnn detect lion-mamba_1xb1_one-frame-3d-car work_dirs/lion-mamba_1xb1_one-frame-3d-car/epoch_10.pth DIR/training/velodyne/NNNNNN.bin --out-dir found
+    CHECKPOINT=$(cat work_dirs/lion-mamba_1xb1_one-frame-3d-car/last_checkpoint)
+    visionrnn detect lion-mamba_1xb1_one-frame-3d-car $CHECKPOINT DIR/training/velodyne/NNNNNN.bin --out-dir found
 
 Voxel grid and LION are those of the KITTI config; the bird's-eye net has 64 channels and the head half the resolution, since the
 official ones alone take 11 s an iteration on two cores. 10 epochs of 10 iterations; every other one sees the frame mirrored.

@@ -1,7 +1,7 @@
 """LION with Mamba on the synthetic street scenes, small enough for two cores.
 
-    visionrnn create-data synthetic --out data/synthetic --train 60 --val 20
-    visionrnn train lion-mamba_1xb2_synthetic-3d-3class
+visionrnn create-data synthetic --out data/synthetic --train 60 --val 20
+visionrnn train lion-mamba_1xb2_synthetic-3d-3class
 """
 
 _base_ = [
@@ -30,9 +30,7 @@ model = dict(
         out_group_size=256,
         generate_ratio=0.2,
     ),
-    backbone=dict(
-        type="SECOND", in_channels=64, layer_nums=[2, 3], layer_strides=[1, 2], out_channels=[64, 128], norm_cfg=norm_cfg
-    ),
+    backbone=dict(type="SECOND", in_channels=64, layer_nums=[2, 3], layer_strides=[1, 2], out_channels=[64, 128], norm_cfg=norm_cfg),
     neck=dict(
         type="SECONDFPN",
         in_channels=[64, 128],
