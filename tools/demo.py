@@ -29,7 +29,7 @@ class Size:
     folder: str
 
 
-DEMO = Size(train=60, val=20, epochs=12, minutes=15, folder="demo")
+DEMO = Size(train=60, val=20, epochs=10, minutes=15, folder="demo")
 FULL = Size(train=400, val=60, epochs=8, minutes=60, folder="demo-full")
 
 
