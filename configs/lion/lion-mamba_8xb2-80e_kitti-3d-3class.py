@@ -13,3 +13,5 @@ _base_ = [
     "../_base_/schedules/one-cycle.py",
     "../_base_/default_runtime.py",
 ]
+
+sync_bn = "torch"  # of processes with a GPU each

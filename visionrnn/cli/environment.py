@@ -38,7 +38,7 @@ PACKAGES = (
     Package("mmcv", "detectors", "import mmcv", "mmcv-lite>=2.1,<2.2", ("mmcv-lite",)),
     Package("mmdet", "detectors", "import visionrnn.integrations.mmdet3d, mmdet.models", "mmdet>=3.3,<3.4"),
     Package("mmdet3d", "detectors", "import visionrnn.integrations.mmdet3d, mmdet3d.models", "mmdet3d==1.4.0"),
-    Package("numba", "faster KITTI scores", "import numba", "numba"),
+    Package("numba", "needed by mmdet3d", "import numba", "numba"),
     Package("spconv", "sparse convolution on CUDA", "import spconv.pytorch", "spconv", ("spconv-cu126", "spconv-cu120"), cuda_only=True),
     Package("open3d", "3D viewer of mmdet3d", "import open3d", "open3d"),
     Package("matplotlib", "pictures", "import matplotlib.pyplot", "matplotlib"),
