@@ -7,9 +7,10 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,51 +19,47 @@ if find_spec("visionrnn") is None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from visionrnn.kernels import diagonal_scan, dispatch, selective_scan
+from visionrnn.testing import diagonal_inputs, error, selective_inputs
 
 STATES = 16
 
 
-def diagonal_inputs(batch: int, length: int, channels: int) -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
+def selective_scan_softplus(**inputs: Any) -> Tensor:
+    return selective_scan(**inputs, delta_softplus=True)  # type: ignore[return-value]
+
+
+def diagonal(batch: int, length: int, channels: int) -> dict[str, tuple[Callable[..., Tensor], dict[str, Tensor]]]:
     """Function name → the function and float64 inputs of the shapes its docstring gives."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x = normal(batch, length, channels)
-    scan = {"x": x, "log_decay": -normal(batch, length, channels).abs()}
-    selective = {"u": x, "delta": normal(batch, length, channels).abs() * 0.1, "A": -normal(channels, STATES).abs()}
-    selective |= {"B": normal(batch, length, STATES), "C": normal(batch, length, STATES), "D": normal(channels), "z": normal(*x.shape)}
-    return {"diagonal_scan": (diagonal_scan, scan), "selective_scan": (selective_scan, selective)}
+    return {
+        "diagonal_scan": (diagonal_scan, diagonal_inputs(batch, length, channels)),
+        "selective_scan": (selective_scan_softplus, selective_inputs(batch, length, channels, STATES)),
+    }
 
 
-INPUTS = {"diagonal": diagonal_inputs}
+INPUTS = {"diagonal": diagonal}
 
 
-def median_milliseconds(call: Callable[[], object], repeats: int) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+def measure(function: Callable[..., Tensor], inputs: dict[str, Tensor], backends: Sequence[str], repeats: int) -> dict[str, list[float]]:
+    """Back end → error against the float64 reference, median forward and forward + backward times in ms, in float32, interleaved."""
+    exact = function(**inputs, backend="reference").detach()
+    single = {name: value.detach().float().requires_grad_() for name, value in inputs.items()}
 
-
-def measure(function: Callable[..., Tensor], inputs: dict[str, Tensor], backend: str, repeats: int) -> tuple[float, float, float]:
-    """Relative error against the float64 reference, forward time and forward + backward time in ms, both in float32."""
-    exact = function(**inputs, backend="reference")
-    single = {name: value.float().requires_grad_() for name, value in inputs.items()}
-
-    def forward() -> Tensor:
+    def forward(backend: str) -> Tensor:
         with torch.no_grad():
             return function(**single, backend=backend)
 
-    def train() -> None:
+    def train(backend: str) -> None:
         torch.autograd.grad(function(**single, backend=backend).sum(), list(single.values()))
 
-    error = float((forward().double() - exact).abs().max() / exact.abs().max())
-    return error, median_milliseconds(forward, repeats), median_milliseconds(train, repeats)
+    times: dict[tuple[str, Callable], list[float]] = {(name, call): [] for name in backends for call in (forward, train)}
+    for repeat in range(repeats + 1):
+        for (name, call), found in times.items():
+            start = time.perf_counter()
+            call(name)
+            if repeat:  # the first is a warm-up
+                found.append(1000 * (time.perf_counter() - start))
+    medians = {name: [statistics.median(times[name, call]) for call in (forward, train)] for name in backends}
+    return {name: [error(forward(name), exact), *medians[name]] for name in backends}
 
 
 def main() -> int:
@@ -80,11 +77,11 @@ def main() -> int:
     failed = False
     for family in args.families or INPUTS:
         for name, (function, inputs) in INPUTS[family](args.batch, args.length, args.channels).items():
-            for backend in dispatch.available_backends(family):
-                error, forward, train = measure(function, inputs, backend, args.repeats)
-                failed |= error > 1e-4
-                verdict = "   WRONG" if error > 1e-4 else ""
-                print(f"{name:<16}{backend:<12}{error:>10.1e}{forward:>12.2f}{train:>12.2f}{verdict}", flush=True)
+            results = measure(function, inputs, dispatch.available_backends(family), args.repeats)
+            for backend, (deviation, forward, train) in results.items():
+                failed |= deviation > 1e-4
+                verdict = "   WRONG" if deviation > 1e-4 else ""
+                print(f"{name:<16}{backend:<12}{deviation:>10.1e}{forward:>12.2f}{train:>12.2f}{verdict}", flush=True)
     return int(failed)
 
 
