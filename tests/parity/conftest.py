@@ -30,17 +30,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def goldens_folder(request: pytest.FixtureRequest) -> Path:
-    return goldens_root(request.config)
+    """The folder of stored cases; one that was asked for by name must be there."""
+    root = goldens_root(request.config)
+    if request.config.getoption("--goldens") and not root.is_dir():
+        pytest.fail(f"--goldens {root}: there is no such folder")
+    return root
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Golden:
+def golden(request: pytest.FixtureRequest, goldens_folder: Path) -> Golden:
     if request.param is None:
-        root = goldens_root(request.config)
-        message = f"no stored cases for this test in {root}"
-        if request.config.getoption("--goldens") and not root.is_dir():
-            pytest.fail(f"--goldens {root}: there is no such folder")
-        pytest.skip(message)
+        pytest.skip(f"no stored cases for this test in {goldens_folder}")
     return Golden(request.param)
 
 

@@ -166,7 +166,7 @@ class SafeRunner(Runner):
         Raises CheckpointError (``checkpoints.read_checkpoint``, ``checkpoints.check_fit``).
         """
         if revise_keys:
-            raise TypeError("revise_keys is not supported; rename the keys with tools/convert_checkpoint.py")
+            raise TypeError("revise_keys is not supported; rename the keys of the state dict and save it anew")
         checkpoint = read_checkpoint(filename)
         state = checkpoint["state_dict"]
         if state and all(key.startswith("module.") for key in state):
