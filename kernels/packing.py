@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
 
-def check_boundaries(cu_seqlens: Tensor, batch: int, length: int) -> None:
-    """``cu_seqlens``: integer [S + 1], 0 = first ≤ … ≤ last = N. Values are checked on a CPU only: a GPU would have to be waited for."""
+def boundaries(cu_seqlens: Tensor, like: Tensor) -> Tensor:
+    """``cu_seqlens`` [S + 1] as int64 beside ``like`` [1, N, ...]. Raises ValueError for anything but 0 = first ≤ … ≤ last = N.
+
+    Values are checked on a CPU only (a GPU would have to be waited for), and not while a graph is traced.
+    """
+    batch, length = like.shape[:2]
     if batch != 1:
         raise ValueError(f"cu_seqlens goes with batch size 1 (all sequences packed along time); got batch size {batch}")
-    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or cu_seqlens.is_floating_point():
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"cu_seqlens: expected integers [S + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
-    if cu_seqlens.device.type == "cpu":
-        values = cu_seqlens.tolist()
-        if values[0] != 0 or values[-1] != length or any(a > b for a, b in pairwise(values)):
-            raise ValueError(f"cu_seqlens: expected 0 ≤ … ≤ {length} (the packed length) in rising order, got {values}")
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_values(cu_seqlens, length)
+    return cu_seqlens.to(like.device, torch.int64).contiguous()
+
+
+def check_values(cu_seqlens: Tensor, length: int) -> None:
+    """Raises ValueError unless 0 = first ≤ … ≤ last = length."""
+    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != length or bool((cu_seqlens.diff() < 0).any()):
+        raise ValueError(f"cu_seqlens: expected 0 ≤ … ≤ {length} (the packed length) in rising order, got {cu_seqlens.tolist()}")
 
 
 def padded_index(cu_seqlens: Tensor, length: int, max_seqlen: int | None = None) -> tuple[Tensor, Tensor]:
@@ -28,7 +35,7 @@ def padded_index(cu_seqlens: Tensor, length: int, max_seqlen: int | None = None)
     """
     starts, lengths = cu_seqlens[:-1].long(), cu_seqlens.diff().long()
     if max_seqlen is None:
-        max_seqlen = int(lengths.max())
+        max_seqlen = int(lengths.max()) if lengths.numel() else 0
     steps = torch.arange(max_seqlen, device=cu_seqlens.device)
     return (starts[:, None] + steps).clamp_(max=max(length - 1, 0)), steps < lengths[:, None]
 
@@ -51,3 +58,36 @@ def reversal_index(cu_seqlens: Tensor, length: int) -> Tensor:
     """[N]: the permutation that reverses every packed sequence in place (it is its own inverse)."""
     bounds, sequence = cu_seqlens.long(), sequence_of(cu_seqlens, length)
     return bounds[sequence] + bounds[sequence + 1] - 1 - torch.arange(length, device=cu_seqlens.device)
+
+
+class Rows:
+    """Packed or batched, forward or reverse → padded rows [S, T, ...] that run forward, and back.
+
+    Packed rows lie time first in memory, [T, S, ...], as chunk-by-chunk loops want them.
+    """
+
+    def __init__(self, like: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None, reverse: bool):
+        self.reverse = reverse
+        self.index = None  # [S, T] position in the packed row
+        if cu_seqlens is not None:
+            length = like.shape[1]
+            index, self.valid = padded_index(cu_seqlens, length, max_seqlen)
+            self.back_index = packed_index(cu_seqlens, length, reverse)
+            self.index = reversal_index(cu_seqlens, length)[index] if reverse and length else index
+
+    def lay(self, value: Tensor, blank: float | None) -> Tensor:
+        """[B, T, ...] → rows that run forward. ``blank`` stands in padded steps; None: anything finite that the packed row holds."""
+        if self.index is None:
+            return value.flip(1) if self.reverse else value
+        if value.shape[1] == 0:
+            return value.new_zeros(*self.index.shape, *value.shape[2:])
+        rows = value[0].index_select(0, self.index.T.flatten()).unflatten(0, self.index.T.shape)  # [T, S, ...]
+        if blank is not None:
+            rows = torch.where(self.valid.T.reshape(*rows.shape[:2], *[1] * (rows.dim() - 2)), rows, blank)
+        return rows.transpose(0, 1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """The inverse of :meth:`lay`."""
+        if self.index is None:
+            return rows.flip(1) if self.reverse else rows
+        return rows.transpose(0, 1).flatten(0, 1).index_select(0, self.back_index).unsqueeze(0)

@@ -1,0 +1,67 @@
+"""The C++ library: found, chosen for this processor, and called with tensors. Sources beside this file; ``build.py`` compiles them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .build import BUILDS, library_path
+
+HOW_TO_BUILD = (
+    "the native CPU library is not there. Install a C++ compiler (Debian: apt install g++) and reinstall visionrnn, "
+    "or run `python -m visionrnn.kernels.native.build`"
+)
+CAPABILITY = {"avx512": "AVX512", "avx2": "AVX2", "baseline": ""}  # what torch says of the processor ↔ our builds, widest first
+
+
+@cache
+def build_name() -> str | None:
+    """The build used in this process: "avx512", "avx2", "baseline", or None when the library was not built.
+
+    VISIONRNN_NATIVE=avx2 (for instance) asks for a build, VISIONRNN_NATIVE=off for none. Raises ValueError for other values.
+    """
+    wanted = os.environ.get("VISIONRNN_NATIVE")
+    if wanted == "off":
+        return None
+    if wanted and wanted not in BUILDS:
+        raise ValueError(f"VISIONRNN_NATIVE={wanted!r}; expected 'off' or one of {list(BUILDS)}")
+    capability = torch.backends.cpu.get_cpu_capability()
+    able = [name for name in BUILDS if name == "baseline" or capability.startswith(CAPABILITY[name]) or (name, capability) == ("avx2", "AVX512")]
+    names = [wanted] if wanted else able
+    return next((name for name in names if library_path(name).is_file()), None)
+
+
+def is_built() -> bool:
+    """Whether the library is there for this processor."""
+    return build_name() is not None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library. torch, imported above, has brought the OpenMP runtime that it uses."""
+    name = build_name()
+    if name is None:
+        raise RuntimeError(HOW_TO_BUILD)
+    return ctypes.CDLL(str(library_path(name)))
+
+
+def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
+    """Calls a C function: a tensor becomes ``float*`` (or what its type is), None a null pointer, int and bool ``int64_t``, float ``double``.
+
+    Tensors are contiguous; ``int64_t threads`` is passed last. Raises TypeError for a tensor that is not contiguous on a CPU.
+    """
+    getattr(library(), function)(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
+
+
+def _convert(value: Tensor | float | int | bool | None) -> ctypes._SimpleCData:
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu" or not value.is_contiguous():
+            raise TypeError(f"expected a contiguous tensor on a CPU, got {value.device} with strides {value.stride()} for {list(value.shape)}")
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int64(int(value))

@@ -1,0 +1,98 @@
+"""The way from a public function to a back end, the same for every recurrence: checks, types, layout, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dispatch import choose, implementation
+from .packing import Rows, boundaries
+
+
+class Recurrence:
+    """Collects the arguments of one call, checking each, and runs it on a back end.
+
+    ``like`` is the argument [B, T, ...] that gives batch, length, device and the type of the output. Everything is computed in float64
+    when it is float64, otherwise in float32: half types are cast before, the output is cast back, states stay float32.
+
+    A back end gets rows that run forward in time; steps beyond the end of a shorter sequence are ``blank`` and must leave the state
+    as it is. The native back end instead gets the arguments as they are, contiguous, with ``cu_seqlens`` and ``reverse``.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        function: str,
+        name: str,
+        like: Tensor,
+        *,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        reverse: bool,
+        backend: str,
+    ):
+        if like.dim() < 3 or not (like.is_floating_point() or like.is_complex()):
+            raise ValueError(f"{name}: expected floating point [B, T, ...], got {like.dtype} {list(like.shape)}")
+        self.like, self.reverse, self.max_seqlen, self.cu_seqlens = like, reverse, max_seqlen, cu_seqlens
+        self.dtype = torch.float64 if _is_double(like) else torch.float32
+        self.backend = choose(family, function, backend, self.dtype, like.device.type)
+        self.call = implementation(family, function, self.backend)
+        if cu_seqlens is not None:
+            self.cu_seqlens = boundaries(cu_seqlens, like)
+        self.sequences = like.shape[0] if self.cu_seqlens is None else self.cu_seqlens.numel() - 1
+        self._timed: dict[str, tuple[Tensor | None, float | None]] = {}
+        self._other: dict[str, Tensor | None] = {}
+
+    def timed(self, name: str, value: Tensor | None, shape: tuple[int, ...], blank: float | None = None) -> None:
+        """An argument [B, T, *shape]. ``blank`` fills the steps beyond the end of a sequence; None: anything finite may stand there."""
+        self._timed[name] = self.checked(name, value, (*self.like.shape[:2], *shape)), blank
+
+    def constant(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
+        """An argument without a time axis, the same for all sequences."""
+        self._other[name] = self.checked(name, value, shape)
+
+    def state(self, name: str, value: Tensor | None, shape: tuple[int, ...], default: float = 0.0, complex: bool = False) -> None:
+        """A state before the first step, [B, *shape] (one row per sequence with cu_seqlens); ``default`` everywhere when it is None."""
+        shape = (self.sequences, *shape)
+        if value is None:
+            value = self.like.new_full(shape, default, dtype=self.dtype.to_complex() if complex else self.dtype)
+        self._other[name] = self.checked(name, value, shape)
+
+    def run(self, **options: Any) -> tuple[Tensor, ...]:
+        """(output in the type of ``like``, final states ...)."""
+        if self.backend == "native":
+            arguments = {name: value for name, (value, _) in self._timed.items()} | self._other
+            contiguous = {name: None if value is None else value.contiguous() for name, value in arguments.items()}
+            out, *states = self.call(**contiguous, cu_seqlens=self._native_boundaries(), reverse=self.reverse, **options)
+        else:
+            rows = Rows(self.like, self.cu_seqlens, self.max_seqlen, self.reverse)
+            timed = {name: None if value is None else rows.lay(value, blank) for name, (value, blank) in self._timed.items()}
+            out, *states = self.call(**timed, **self._other, **options)
+            out = rows.back(out)
+        half = self.like.dtype in (torch.float16, torch.bfloat16)
+        return (out.to(self.like.dtype) if half else out, *states)
+
+    def _native_boundaries(self) -> Tensor:
+        """[S + 1]: where the sequences begin in the flattened [B · T, ...] tensors."""
+        if self.cu_seqlens is not None:
+            return self.cu_seqlens
+        return torch.arange(self.sequences + 1, device=self.like.device) * self.like.shape[1]
+
+    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """``value`` in the type of the computation; ValueError for another shape, kind of type or device."""
+        if value is None:
+            return None
+        if tuple(value.shape) != tuple(shape):
+            raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
+        expected = "torch.float64" if self.dtype == torch.float64 else "torch.float32 (or a half type)"
+        if not (value.is_floating_point() or value.is_complex()) or _is_double(value) != (self.dtype == torch.float64):
+            raise ValueError(f"{name}: expected {expected} on {self.like.device}, got {value.dtype} on {value.device}")
+        if value.device != self.like.device:
+            raise ValueError(f"{name}: expected {expected} on {self.like.device}, got {value.dtype} on {value.device}")
+        return value if value.is_complex() else value.to(self.dtype)
+
+
+def _is_double(value: Tensor) -> bool:
+    return value.dtype in (torch.float64, torch.complex128)
