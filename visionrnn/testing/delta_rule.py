@@ -1,0 +1,1 @@
+"""Samples of the delta_rule recurrences."""

@@ -1,0 +1,1 @@
+"""Samples of the gated_linear recurrences."""
