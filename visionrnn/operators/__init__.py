@@ -1,7 +1,11 @@
-"""Sequence operators by name: ``OPERATORS.build(dict(type="mamba"), dim=64)``. One file per operator."""
+"""Sequence operators by name: ``OPERATORS.build(dict(type="mamba"), dim=64)``. One file per operator; every file here is imported."""
 
-from visionrnn.operators.base import Operator
-from visionrnn.operators.bidirectional import Bidirectional
-from visionrnn.operators.mamba import Mamba
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["Bidirectional", "Mamba", "Operator"]
+from visionrnn.operators.base import Operator, State
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Operator", "State"]

@@ -13,12 +13,16 @@ from visionrnn.registry import OPERATORS
 class Bidirectional(Operator):
     """forward(x) + reverse(backward(reverse(x))), each direction with its own weights.
 
-    ``mixer`` is the config of a causal operator, e.g. ``dict(type="mamba")``.
+    ``mixer`` is the config of a causal operator, e.g. ``dict(type="mamba")``. Raises ValueError when it is not causal.
     """
+
+    causal = False
 
     def __init__(self, dim: int, mixer: dict | str):
         super().__init__()
         self.ahead, self.back = (OPERATORS.build(mixer, dim=dim) for _ in range(2))
+        if not self.ahead.causal:
+            raise ValueError(f"mixer: expected a causal operator, got {mixer!r}")
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
         if cu_seqlens is None:

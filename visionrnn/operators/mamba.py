@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import selective_scan
-from visionrnn.kernels.packing import sequence_of
-from visionrnn.operators.base import Operator
+from visionrnn.layers.causal_conv import CausalConv
+from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
 
@@ -38,6 +37,7 @@ class Mamba(Operator):
         backend: str = "auto",
     ):
         super().__init__()
+        self.causal = not bidirectional
         inner, dt_rank = expand * dim, math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.directions = nn.ModuleList(
@@ -45,10 +45,14 @@ class Mamba(Operator):
         )
         self.out_proj = nn.Linear(inner, dim, bias=False)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
+    def mix(
+        self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
+    ) -> tuple[Tensor, State]:
         u, z = self.in_proj(x).chunk(2, dim=-1)  # [B, T, D] each
-        y = sum(direction(u, cu_seqlens, max_seqlen) for direction in self.directions)
-        return self.out_proj(y * F.silu(z))
+        y, state = self.directions[0](u, state, cu_seqlens, max_seqlen)
+        for direction in self.directions[1:]:
+            y = y + direction(u, None, cu_seqlens, max_seqlen)[0]
+        return self.out_proj(y * F.silu(z)), state
 
 
 class SelectiveSSM(nn.Module):
@@ -60,7 +64,7 @@ class SelectiveSSM(nn.Module):
     def __init__(self, inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool, backend: str):
         super().__init__()
         self.reverse, self.backend, self.sizes = reverse, backend, (dt_rank, d_state, d_state)
-        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.conv1d = CausalConv(inner, d_conv, reverse=reverse)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
@@ -72,23 +76,14 @@ class SelectiveSSM(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
 
-    def forward(self, u: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
-        u = F.silu(self._convolve(u, cu_seqlens))
+    def forward(self, u: Tensor, state: State | None, cu_seqlens: Tensor | None, max_seqlen: int | None) -> tuple[Tensor, State]:
+        state = state or {}
+        u, window = self.conv1d(u, state.get("conv"), cu_seqlens)
+        u = F.silu(u)
         dt, B, C = self.x_proj(u).split(self.sizes, dim=-1)
-        delta = F.softplus(self.dt_proj(dt))
-        A = -self.A_log.exp()
-        how: dict[str, Any] = {"reverse": self.reverse, "cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "backend": self.backend}
-        return cast(Tensor, selective_scan(u, delta, A, B, C, self.D, **how))
-
-    def _convolve(self, u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-        """c_t = bias + Σ_j w_j ⊙ u_{t-j}, j steps back (ahead when reversed), zero beyond the ends of a sequence."""
-        weight = self.conv1d.weight[:, 0].flip(-1)  # [D, taps], tap j reaches j steps back
-        sequence = None if cu_seqlens is None else sequence_of(cu_seqlens, u.shape[1])
-        out = torch.addcmul(cast(Tensor, self.conv1d.bias), u, weight[:, 0])
-        for j in range(1, min(weight.shape[1], u.shape[1])):
-            source, target = (slice(j, None), slice(None, -j)) if self.reverse else (slice(None, -j), slice(j, None))
-            tap = u[:, source] * weight[:, j]
-            if sequence is not None:
-                tap = tap * (sequence[source] == sequence[target]).to(tap.dtype).unsqueeze(-1)
-            out = out + F.pad(tap, (0, 0, 0, j) if self.reverse else (0, 0, j, 0))
-        return out
+        delta = F.softplus(self.dt_proj(dt).to(self.A_log.dtype))
+        y, h = selective_scan(
+            u, delta, -self.A_log.exp(), B, C, self.D, None, state.get("scan"),
+            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
+        )  # fmt: skip
+        return y, {"conv": window, "scan": h}
