@@ -32,6 +32,8 @@ class Sample:
     ``make(draw, batch, length, heads, key, value)`` gives the inputs; those named in ``timed`` have a time axis (axis 1, of
     ``length`` or a multiple of it), those in ``states`` one row per batch entry or sequence, the others neither.
     ``call(**inputs, return_final_state=True, ...)`` returns the output and a state or a tuple of states.
+    ``exact``: False where torch's own exp, softplus and the like surround the native op: their vector and tail loops differ in the
+    last bit, so that packed and separate runs cannot agree bit for bit.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Sample:
     timed: tuple[str, ...]
     states: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
 
     def inputs(
         self,
@@ -93,12 +96,14 @@ def sample(
     kernel: str | None = None,
     call: Callable[..., Any] | None = None,
     options: dict[str, Any] | None = None,
+    exact: bool = True,
 ) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
     """Decorator of a ``make`` function: registers it under its own name. ``kernel``: back-end function where its name differs."""
 
     def add(make: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         public = getattr(visionrnn.kernels, function)
-        SAMPLES[make.__name__] = Sample(make.__name__, family, kernel or function, call or public, make, timed, states, options or {})
+        name = make.__name__
+        SAMPLES[name] = Sample(name, family, kernel or function, call or public, make, timed, states, options or {}, exact)
         return make
 
     return add
