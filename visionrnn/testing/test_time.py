@@ -1,0 +1,40 @@
+"""Samples of the test-time regressions; ``key`` is the width of both keys and values where the inner model needs them equal."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from visionrnn import kernels
+from visionrnn.testing.samples import sample
+
+
+def _mini_batched(draw, batch, length, heads, width):
+    return {
+        **{name: draw(batch, length, heads, width) for name in ("q", "k", "v")},
+        "learning_rate": draw(batch, length, heads).sigmoid() / width,
+        "norm_weight": 1 + 0.1 * draw(heads, width),
+        "norm_bias": 0.1 * draw(heads, width),
+    }
+
+
+def _ttt_linear(*, weight, bias, **inputs):
+    return kernels.ttt_linear(**inputs, initial_state=(weight, bias))
+
+
+TTT = {"timed": ("q", "k", "v", "learning_rate"), "states": ("weight", "bias"), "call": _ttt_linear}
+
+
+@sample("delta_rule", "ttt_linear", **TTT)
+def ttt_linear(draw, batch, length, heads, key, value):
+    return {
+        **_mini_batched(draw, batch, length, heads, key),
+        "token_scale": (1 + 0.1 * draw(16)) / (1 + draw(16).abs()),
+        "weight": 0.5 * draw(batch, heads, key, key),
+        "bias": 0.5 * draw(batch, heads, key),
+    }
+
+
+@sample("delta_rule", "ttt_linear", kernel="ttt_linear_fla", options={"form": "fla", "mini_batch_size": 2}, **TTT)
+def ttt_linear_fla(draw, batch, length, heads, key, value):
+    inputs = ttt_linear(draw, batch, length, heads, key, value)
+    return {name: given for name, given in inputs.items() if name != "token_scale"}
