@@ -11,10 +11,20 @@ HEAP := OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=171798
 THREADS ?= 2
 PYTEST := $(HEAP) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
-.PHONY: install demo demo-full test test-slow lint bench clean
+SOURCES := $(wildcard kernels/native/*.cpp kernels/native/*.h)
+NATIVE := kernels/native/libvisionrnn_baseline.so
+
+.PHONY: install demo demo-full test test-slow lint bench wheel clean
 .DEFAULT_GOAL := install
 
-install: $(STAMP)
+install: $(STAMP) $(if $(shell command -v $${CXX:-g++} c++ clang++),$(NATIVE))
+
+# setup.py builds it too; this rule renews it when a source changes
+$(NATIVE): $(SOURCES) kernels/native/build.py | $(STAMP)
+	$(BIN)/python kernels/native/build.py > /dev/null
+
+wheel: install
+	$(BIN)/python -m build --wheel --outdir dist .
 
 $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,5 +54,5 @@ bench: install
 	$(HEAP) $(BIN)/python tools/benchmark.py $(if $(OP),$(OP))
 
 clean:  # what tools wrote; the environment $(VENV), data/ and trained models in work_dirs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

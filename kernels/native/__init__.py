@@ -13,7 +13,7 @@ from .build import BUILDS, library_path
 
 HOW_TO_BUILD = (
     "the native CPU library is not there. Install a C++ compiler (Debian: apt install g++) and reinstall visionrnn, "
-    "or run `python -m visionrnn.kernels.native.build`"
+    "or run `python -m visionrnn.kernels.native`"
 )
 CAPABILITY = {"avx512": "AVX512", "avx2": "AVX2", "baseline": ""}  # what torch says of the processor ↔ our builds, widest first
 

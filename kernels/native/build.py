@@ -1,6 +1,6 @@
 """Compiles the C++ sources of this folder, once per instruction set, into shared libraries with a plain C interface.
 
-python build.py [FOLDER]    (default: beside the sources). Needs g++ or clang++ and nothing else: neither torch nor Python headers.
+python -m visionrnn.kernels.native [FOLDER]    (default: beside the sources). Needs g++ or clang++ and nothing else: neither torch nor Python headers.
 The libraries use whatever OpenMP runtime the process has loaded already, which is torch's, so there is one pool of threads.
 """
 
@@ -59,9 +59,15 @@ def _run(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-if __name__ == "__main__":
+def main() -> int:
     try:
         for path in build(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE):
             print(path)
-    except RuntimeError as error:
-        sys.exit(str(error))
+    except (RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
