@@ -7,7 +7,25 @@ Imported as ``visionrnn.kernels``, never as ``kernels``: a second import would l
 if __name__ != "visionrnn.kernels":
     raise ImportError(f"this package is 'visionrnn.kernels', not {__name__!r}: import visionrnn.kernels")
 
-from .diagonal import diagonal_scan, selective_scan
+from .delta_rule import delta_rule, generalized_delta_rule
+from .delta_rule.test_time import ttt_linear
+from .diagonal import diagonal_scan, prefix_softmax, selective_scan
+from .diagonal.forms import longhorn, lru, min_gru, min_lstm, s4d
 from .dispatch import available_backends
+from .nonlinear import nonlinear_rnn
 
-__all__ = ["available_backends", "diagonal_scan", "selective_scan"]
+__all__ = [
+    "available_backends",
+    "delta_rule",
+    "diagonal_scan",
+    "generalized_delta_rule",
+    "longhorn",
+    "lru",
+    "min_gru",
+    "min_lstm",
+    "nonlinear_rnn",
+    "prefix_softmax",
+    "s4d",
+    "selective_scan",
+    "ttt_linear",
+]
