@@ -35,7 +35,7 @@ class Recurrence:
     ):
         if like.dim() < 3 or not (like.is_floating_point() or like.is_complex()):
             raise ValueError(f"{name}: expected floating point [B, T, ...], got {like.dtype} {list(like.shape)}")
-        self.like, self.reverse, self.max_seqlen, self.cu_seqlens = like, reverse, max_seqlen, cu_seqlens
+        self.name, self.like, self.reverse, self.max_seqlen, self.cu_seqlens = name, like, reverse, max_seqlen, cu_seqlens
         self.dtype = torch.float64 if _is_double(like) else torch.float32
         self.backend = choose(family, function, backend, self.dtype, like.device.type)
         self.call = implementation(family, function, self.backend)
@@ -90,7 +90,7 @@ class Recurrence:
         if not (value.is_floating_point() or value.is_complex()) or _is_double(value) != (self.dtype == torch.float64):
             raise ValueError(f"{name}: expected {expected} on {self.like.device}, got {value.dtype} on {value.device}")
         if value.device != self.like.device:
-            raise ValueError(f"{name}: expected {expected} on {self.like.device}, got {value.dtype} on {value.device}")
+            raise ValueError(f"{name}: expected {expected} on {self.like.device} as {self.name}, got {value.dtype} on {value.device}")
         return value if value.is_complex() else value.to(self.dtype)
 
 
