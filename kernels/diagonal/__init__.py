@@ -1,11 +1,15 @@
-"""Diagonal recurrences: h_t = exp(log_decay_t) ⊙ h_{t-1} + x_t, and Mamba's selective scan with its projections in and out."""
+"""Diagonal recurrences: h_t = a_t ⊙ h_{t-1} + x_t, Mamba's selective scan with its projections in and out, and prefix softmax."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..recurrence import Recurrence
+
+NO_MAXIMUM = -1e38  # the maximum of no scores; finite, so that differences are
+BLANK_SCORE = -2e38  # a score that adds nothing even then
 
 
 def diagonal_scan(
@@ -13,26 +17,56 @@ def diagonal_scan(
     log_decay: Tensor,
     initial_state: Tensor | None = None,
     *,
+    sign: Tensor | None = None,
     return_final_state: bool = False,
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """h_t = exp(log_decay_t) ⊙ h_{t-1} + x_t, for all t.
+    """h_t = sign_t ⊙ exp(log_decay_t) ⊙ h_{t-1} + x_t, for all t.
 
-    x, log_decay: [B, T, D], log_decay ≤ 0; initial_state: [B, D] (or [S, D] with cu_seqlens), zero when absent.
+    x: [B, T, ...], any axes behind the time; log_decay: the same shape, or [...] where it is the same at all times, with a real
+    part ≤ 0. ``sign``: ±1 in any shape that broadcasts to x's, for negative decays; it has no gradient. initial_state: [B, ...]
+    (or [S, ...] with cu_seqlens), zero when absent.
+    If x or log_decay is complex, everything is, the output and the state too; ``sign`` is for real ones (a complex decay turns by its
+    imaginary part).
+
     ``reverse`` runs from the last step to the first. ``cu_seqlens`` [S + 1] packs S sequences into B = 1; ``max_seqlen`` bounds
-    their length and spares a GPU a synchronisation. Returns h [B, T, D], and with ``return_final_state`` also the state after the
-    last step. Raises ValueError for wrong shapes, dtypes, devices and unknown back ends.
+    their length and spares a GPU a synchronisation. Returns h, shaped as x, and with ``return_final_state`` also the state after the
+    last step [B, ...]. Raises ValueError for wrong shapes, dtypes, devices and unknown back ends.
     """
-    call = Recurrence("diagonal", "diagonal_scan", "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    shape = tuple(x.shape[2:])
+    is_complex = x.is_complex() or log_decay.is_complex() or (initial_state is not None and initial_state.is_complex())
+    if is_complex:
+        x, initial_state = _to_complex(x), None if initial_state is None else _to_complex(initial_state)
+    name = "complex_diagonal_scan" if is_complex else "diagonal_scan"
+    call = Recurrence("diagonal", name, "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    shape, whole = tuple(x.shape[2:]), tuple(x.shape)
+    log_decay = call.checked("log_decay", log_decay, shape if tuple(log_decay.shape) == shape else whole)
     call.timed("x", x, shape, blank=0)
-    call.timed("log_decay", log_decay, shape, blank=0)
-    call.state("state", initial_state, shape)
+    call.state("state", initial_state, shape, complex=is_complex)
+    if is_complex:
+        if sign is not None:
+            raise ValueError("sign: expected None with complex values; add iπ to log_decay instead")
+        call.timed("decay", _to_complex(log_decay.exp()).expand(whole), shape, blank=1)
+    else:
+        call.timed("log_decay", log_decay.expand(whole), shape, blank=0)
+        call.timed("sign", None if sign is None else _signs(call, sign, whole), shape, blank=1)
     h, final = call.run()
     return (h, final) if return_final_state else h
+
+
+def _to_complex(value: Tensor) -> Tensor:
+    """A real value in the complex type of at least its precision."""
+    return value if value.is_complex() else value.to(torch.complex128 if value.dtype == torch.float64 else torch.complex64)
+
+
+def _signs(call: Recurrence, sign: Tensor, shape: tuple[int, ...]) -> Tensor:
+    checked = call.checked("sign", sign.detach(), tuple(sign.shape))
+    try:
+        return checked.expand(shape)
+    except RuntimeError as cause:
+        raise ValueError(f"sign: expected a shape that broadcasts to {list(shape)}, got {list(sign.shape)}") from cause
 
 
 def selective_scan(
@@ -84,3 +118,47 @@ def selective_scan(
     y = y if D is None else y + D * u
     y = y if z is None else y * F.silu(z)
     return (y.to(u.dtype), final) if return_final_state else y.to(u.dtype)
+
+
+def prefix_softmax(
+    scores: Tensor,
+    values: Tensor,
+    log_decay: Tensor | None = None,
+    bonus: Tensor | None = None,
+    initial_state: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    return_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Softmax attention of one fixed query to all tokens so far, as a recurrence (Aaren; Feng et al. 2024), with RWKV-4's decay and bonus.
+
+        o_t = Σ_{i ≤ t} w_{ti} values_i / Σ_{i ≤ t} w_{ti} ,   w_{ti} = exp((t - i) log_decay + scores_i)
+
+    With ``bonus`` the current token weighs exp(bonus + scores_t) and the earlier ones decay one step less, exp((t - 1 - i) log_decay +
+    scores_i): this is RWKV-4's wkv (Peng et al. 2023) with a head per channel and V = 1.
+
+    scores: [B, T, H]; values: [B, T, H, V]; log_decay (≤ 0), bonus: [H] or None. initial_state: (maximum [B, H], denominator [B, H],
+    numerator [B, H, V]), both sums divided by exp(maximum); one row per sequence with cu_seqlens; no tokens when absent (maximum -1e38).
+    Other arguments as in :func:`diagonal_scan`. Returns o [B, T, H, V], and with ``return_final_state`` also the state after the last
+    step, laid out like the initial one.
+    """
+    call = Recurrence(
+        "diagonal", "prefix_softmax", "values", values, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend
+    )
+    if values.dim() != 4:
+        raise ValueError(f"values: expected [B, T, H, V], got {list(values.shape)}")
+    heads, width = values.shape[2:]
+    log_decay = call.checked("log_decay", log_decay, (heads,))
+    maximum, denominator, numerator = initial_state if initial_state is not None else (None, None, None)
+    call.timed("scores", scores, (heads,), blank=BLANK_SCORE)
+    call.timed("values", values, (heads, width))
+    call.timed("log_decay", None if log_decay is None else log_decay.expand(*values.shape[:2], heads), (heads,), blank=0)
+    call.constant("bonus", bonus, (heads,))
+    call.state("maximum", maximum, (heads,), default=NO_MAXIMUM)
+    call.state("denominator", denominator, (heads,))
+    call.state("numerator", numerator, (heads, width))
+    out, *state = call.run()
+    return (out, tuple(state)) if return_final_state else out
