@@ -12,20 +12,26 @@ from .delta_rule.test_time import ttt_linear
 from .diagonal import diagonal_scan, prefix_softmax, selective_scan
 from .diagonal.forms import longhorn, lru, min_gru, min_lstm, s4d
 from .dispatch import available_backends
+from .gated_linear import gated_linear_attention, lightnet, mlstm, state_space_dual, symmetric_retention
 from .nonlinear import nonlinear_rnn
 
 __all__ = [
     "available_backends",
     "delta_rule",
     "diagonal_scan",
+    "gated_linear_attention",
     "generalized_delta_rule",
+    "lightnet",
     "longhorn",
     "lru",
     "min_gru",
     "min_lstm",
+    "mlstm",
     "nonlinear_rnn",
     "prefix_softmax",
     "s4d",
     "selective_scan",
+    "state_space_dual",
+    "symmetric_retention",
     "ttt_linear",
 ]
