@@ -47,8 +47,8 @@ class CausalConv(nn.Conv1d):
                 out = torch.addcmul(out, tap, weight[:, 0])
                 continue
             tap = tap * weight[:, j]
-            if owner is not None:
-                tap = tap * (owner[start : start + length] == sequence).to(tap.dtype).unsqueeze(-1)
+            if sequence is not None and owner is not None:
+                tap = tap * owner[start : start + length].eq(sequence).to(tap.dtype).unsqueeze(-1)
             out = out + tap
         return out
 
