@@ -1,4 +1,4 @@
-"""Delta rules: a matrix state corrected towards v along k, S = (I − β k kᵀ) S + β k vᵀ, with decays, several steps per token, or in general form."""
+"""Delta rules, S = (I − β k kᵀ) S + β k vᵀ: with decays, with several steps per token, in general form (diagonal plus rank one)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def generalized_delta_rule(
 
     a_t reads the old state, before the decay. RWKV-7 has a = −κ̂, b = κ̂ ⊙ rate with |κ̂| = 1.
     q, k, a, b, log_decay: [B, T, H, K], log_decay ≤ 0; v: [B, T, H, V]; states are **key × value** [B, H, K, V] (or [S, H, K, V] with
-    cu_seqlens). Other arguments, results and errors as in :func:`delta_rule`, but ``scale`` is 1. Source: Peng et al. 2025 (RWKV-7 "Goose").
+    cu_seqlens). Other arguments, results and errors as in :func:`delta_rule`, but ``scale`` is 1.
+    Source: Peng et al. 2025 (RWKV-7 "Goose").
     """
     if q.dim() != 4:
         raise ValueError(f"q: expected [B, T, H, K], got {list(q.shape)}")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunkwise_test_time import titans_linear, ttt_linear, ttt_linear_fla, ttt_mlp  # noqa: F401
 from .decays import Reads
 
 CHUNK = 64  # rows of a triangular system: tokens × steps
@@ -19,7 +20,7 @@ CHUNK = 64  # rows of a triangular system: tokens × steps
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor, *, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K | V | -]; log_decay: None, [B, T, H] or [B, T, H, K] → o [B, T, H, V], final state."""
+    """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K|V|-]; log_decay: None, [B, T, H] or [B, T, H, K] → o [B, T, H, V], final state."""
     if not q.shape[1]:
         return v[:, :, -1].clone(), state.clone()
     steps = k.shape[2]

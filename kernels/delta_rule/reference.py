@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .reference_test_time import titans_linear, ttt_linear, ttt_linear_fla, ttt_mlp  # noqa: F401
+
 
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor, *, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K | V | -]; log_decay: None, [B, T, H] or [B, T, H, K] → o [B, T, H, V], final state."""
+    """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K|V|-]; log_decay: None, [B, T, H] or [B, T, H, K] → o [B, T, H, V], final state."""
     outputs = []
     decays = [None] * q.shape[1] if log_decay is None else log_decay.exp().unbind(1)
     for q_t, k_t, v_t, beta_t, decay_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), beta.unbind(1), decays, strict=True):
@@ -38,6 +40,3 @@ def generalized_delta_rule(
 def _read(state: Tensor, key: Tensor) -> Tensor:
     """state: [B, H, K, V]; key: [B, H, K] → Sᵀ key [B, H, V]."""
     return (state * key[..., None]).sum(-2)
-
-
-from .reference_test_time import ttt_linear, ttt_linear_fla  # noqa: E402, F401
