@@ -30,5 +30,5 @@ ADAPTERS = {
 
 
 @operator_cases(ADAPTERS)
-def test_stored_cases(goldens, name, backend, dtype):
-    check_file(goldens, name, ADAPTERS[name][0], backend, dtype)
+def test_stored_cases(goldens_folder, name, backend, dtype):
+    check_file(goldens_folder, name, ADAPTERS[name][0], backend, dtype)
