@@ -31,5 +31,5 @@ ADAPTERS = {name: (partial(run, cell=cell, states=states), BACKENDS) for name, (
 
 
 @operator_cases(ADAPTERS)
-def test_stored_cases(goldens, name, backend, dtype):
-    check_file(goldens, name, ADAPTERS[name][0], backend, dtype)
+def test_stored_cases(goldens_folder, name, backend, dtype):
+    check_file(goldens_folder, name, ADAPTERS[name][0], backend, dtype)
