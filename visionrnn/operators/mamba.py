@@ -72,9 +72,8 @@ class SelectiveSSM(nn.Module):
         if reverse:
             return
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        step = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+            self.dt_proj.bias.copy_(step_bias(inner))
 
     def forward(self, u: Tensor, state: State | None, cu_seqlens: Tensor | None, max_seqlen: int | None) -> tuple[Tensor, State]:
         state = state or {}
@@ -87,3 +86,9 @@ class SelectiveSSM(nn.Module):
             return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
         return y, {"conv": window, "scan": h}
+
+
+def step_bias(channels: int) -> Tensor:
+    """[channels]: Mamba's starting bias of Δ, softplus of it log-uniform in [0.001, 0.1]."""
+    step = torch.exp(torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
+    return step + torch.log(-torch.expm1(-step))  # inverse of softplus

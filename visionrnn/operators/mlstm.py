@@ -1,0 +1,81 @@
+"""xLSTM's mLSTM layer (Beck et al. 2024), in the form of Vision-LSTM (Alkin et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionrnn.kernels import mlstm
+from visionrnn.layers.causal_conv import CausalConv
+from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
+from visionrnn.operators.base import Operator, State
+from visionrnn.registry import OPERATORS
+
+
+@OPERATORS.register("mlstm")
+class MLSTM(Operator):
+    """Matrix memory with exponential input gates and a normaliser.
+
+        [u; z] = W_up x ,   c = SiLU(conv(u)) ,   q, k from c and v from u by small blocks ,   i, f = W [q; k; v] + b
+        h = mlstm(q, k, v, i, f)   (equations in the kernel) ;   W_down ((norm(h) + skip ⊙ c) ⊙ SiLU(z))
+
+    Source: Beck et al. 2024, "xLSTM", section 2.3 and the block of its appendix; sizes and starting values as Vision-LSTM's: gate weights
+    0, forget bias from 3 to 6 over the heads, input bias N(0, 0.1²), other weights N(0, 2 / (5 dim)). ``gating`` "sigmoid" is the variant
+    of Beck et al. 2025. Options: ``expand`` inner width in units of dim, ``d_conv`` taps, ``qkv_block`` width of the blocks.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        expand: int = 2,
+        d_conv: int = 4,
+        qkv_block: int = 4,
+        gating: str = "exp",
+        backend: str = "auto",
+    ):
+        super().__init__()
+        head_width(dim, num_heads)
+        inner = expand * dim
+        if inner % qkv_block:
+            raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
+        self.num_heads, self.gating, self.backend = num_heads, gating, backend
+        self.up_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv1d = CausalConv(inner, d_conv)
+        self.qkv_weight = nn.Parameter(torch.empty(3, inner // qkv_block, qkv_block, qkv_block))
+        self.gates = nn.Linear(3 * inner, 2 * num_heads)
+        self.norm = HeadNorm(num_heads, inner // num_heads, center=True)
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.down_proj = nn.Linear(inner, dim, bias=False)
+        for weight in (self.up_proj.weight, self.qkv_weight, self.down_proj.weight):
+            nn.init.normal_(weight, std=math.sqrt(2 / (5 * dim)))
+        nn.init.zeros_(self.gates.weight)
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.cat([0.1 * torch.randn(num_heads), torch.linspace(3, 6, num_heads)]))
+
+    def mix(
+        self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
+    ) -> tuple[Tensor, State]:
+        state = state or {}
+        u, z = self.up_proj(x).chunk(2, -1)
+        c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
+        c = F.silu(c)
+        q, k, v = (self._blocks(source, weight) for source, weight in zip((c, c, u), self.qkv_weight, strict=True))
+        input_gate, forget_gate = at_least_float32(self.gates(torch.cat([q, k, v], -1))).chunk(2, -1)
+        names = ("C", "n", "m") if self.gating == "exp" else ("C", "n")
+        h, memory = mlstm(
+            *(value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v)), input_gate, forget_gate,
+            tuple(state[name] for name in names) if state else None, gating=self.gating,
+            return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
+        )  # fmt: skip
+        y = (self.norm(h).flatten(2) + self.skip * c) * F.silu(z)
+        return self.down_proj(y.to(self.down_proj.weight.dtype)), {"conv": window, **dict(zip(names, memory, strict=True))}
+
+    @staticmethod
+    def _blocks(x: Tensor, weight: Tensor) -> Tensor:
+        """Each block of channels through a matrix of its own. x: [B, T, D], weight: [D / block, block in, block out]."""
+        x = x.unflatten(-1, weight.shape[:2])
+        return torch.einsum("btni,nio->btno", x.to(weight.dtype), weight).flatten(2)
