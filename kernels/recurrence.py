@@ -69,7 +69,8 @@ class Recurrence:
         else:
             rows = Rows(self.like, self.cu_seqlens, self.max_seqlen, self.reverse)
             timed = {name: None if value is None else rows.lay(value, blank) for name, (value, blank) in self._timed.items()}
-            out, *states = self.call(**timed, **self._other, **options)
+            with torch.autocast(self.like.device.type, enabled=False):  # its matrix products too are computed in the type promised
+                out, *states = self.call(**timed, **self._other, **options)
             out = rows.back(out)
         half = self.like.dtype in (torch.float16, torch.bfloat16)
         return (out.to(self.like.dtype) if half else out, *states)
