@@ -43,7 +43,9 @@ def choose(family: str, function: str, backend: str, dtype: torch.dtype, device:
     if backend not in names:
         raise ValueError(f"backend={backend!r}; expected 'auto' or one of {sorted(names)} for {family}.{function}")
     if backend == "native" and not native_fits:
-        raise ValueError(f"backend='native' computes in torch.float32 on cpu, got {dtype} on {device}; use 'auto', 'chunkwise' or 'reference'")
+        raise ValueError(
+            f"backend='native' computes in torch.float32 on cpu, got {dtype} on {device}; use 'auto', 'chunkwise' or 'reference'"
+        )
     return backend
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -80,6 +80,12 @@ class Recurrence:
         if self.cu_seqlens is not None:
             return self.cu_seqlens
         return torch.arange(self.sequences + 1, device=self.like.device) * self.like.shape[1]
+
+    @overload
+    def checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor: ...
+
+    @overload
+    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None: ...
 
     def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
         """``value`` in the type of the computation; ValueError for another shape, kind of type or device."""

@@ -30,7 +30,9 @@ def build_name() -> str | None:
     if wanted and wanted not in BUILDS:
         raise ValueError(f"VISIONRNN_NATIVE={wanted!r}; expected 'off' or one of {list(BUILDS)}")
     capability = torch.backends.cpu.get_cpu_capability()
-    able = [name for name in BUILDS if name == "baseline" or capability.startswith(CAPABILITY[name]) or (name, capability) == ("avx2", "AVX512")]
+    able = [
+        name for name in BUILDS if name == "baseline" or capability.startswith(CAPABILITY[name]) or (name, capability) == ("avx2", "AVX512")
+    ]
     names = [wanted] if wanted else able
     return next((name for name in names if library_path(name).is_file()), None)
 
@@ -50,9 +52,9 @@ def library() -> ctypes.CDLL:
 
 
 def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
-    """Calls a C function: a tensor becomes ``float*`` (or what its type is), None a null pointer, int and bool ``int64_t``, float ``double``.
+    """Calls a C function: a tensor becomes ``float*`` (or what its type is), None a null pointer, int and bool ``int64_t``.
 
-    Tensors are contiguous; ``int64_t threads`` is passed last. Raises TypeError for a tensor that is not contiguous on a CPU.
+    A float becomes ``double``; ``int64_t threads`` is passed last. Raises TypeError for a tensor that is not contiguous on a CPU.
     """
     getattr(library(), function)(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
 
@@ -60,7 +62,9 @@ def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
 def _convert(value: Tensor | float | int | bool | None) -> ctypes._SimpleCData:
     if isinstance(value, Tensor):
         if value.device.type != "cpu" or not value.is_contiguous():
-            raise TypeError(f"expected a contiguous tensor on a CPU, got {value.device} with strides {value.stride()} for {list(value.shape)}")
+            raise TypeError(
+                f"expected a contiguous tensor on a CPU, got {value.device} with strides {value.stride()} for {list(value.shape)}"
+            )
         return ctypes.c_void_p(value.data_ptr())
     if value is None:
         return ctypes.c_void_p(None)

@@ -1,6 +1,8 @@
 """Compiles the C++ sources of this folder, once per instruction set, into shared libraries with a plain C interface.
 
-python -m visionrnn.kernels.native [FOLDER]    (default: beside the sources). Needs g++ or clang++ and nothing else: neither torch nor Python headers.
+python -m visionrnn.kernels.native [FOLDER]    (default: beside the sources)
+
+Needs g++ or clang++ and nothing else: neither torch nor Python headers.
 The libraries use whatever OpenMP runtime the process has loaded already, which is torch's, so there is one pool of threads.
 """
 

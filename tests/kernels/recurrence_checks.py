@@ -72,7 +72,7 @@ def time_slice(sample: Sample, inputs: dict[str, Any], start: int, stop: int, le
 
 def flip(sample: Sample, name: str, value: Tensor, length: int) -> Tensor:
     """Reversed in time where ``value`` (an input, or "out", or "d input") has a time axis; rows of one step keep their order."""
-    if name != "out" and name.removeprefix("d ") not in sample.timed or not length:
+    if (name != "out" and name.removeprefix("d ") not in sample.timed) or not length:
         return value
     return value.unflatten(1, (length, -1)).flip(1).flatten(1, 2)
 

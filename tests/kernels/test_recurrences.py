@@ -140,7 +140,11 @@ def test_wrong_arguments_are_named(sample, fault):
     for name, given in inputs.items():
         if not isinstance(given, Tensor):
             continue
-        wrong = {"shape": given[..., :-1], "dtype": given.long() if not given.is_complex() else given.real.long(), "device": given.to("meta")}
+        wrong = {
+            "shape": given[..., :-1],
+            "dtype": given.long() if not given.is_complex() else given.real.long(),
+            "device": given.to("meta"),
+        }
         with pytest.raises(ValueError, match="expected") as caught:
             sample.run({**inputs, name: wrong[fault]})
         if fault != "shape" and name not in sample.states:  # a wrong shape of one may show as another's, a state is part of initial_state
