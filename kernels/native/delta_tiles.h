@@ -1,0 +1,174 @@
+// Tiles of vectors for the delta rules: sums over lanes, transposition, and passes over a matrix that lies in panels of vectors.
+#pragma once
+#include <algorithm>
+#include <utility>
+#include "vector.h"
+
+namespace {
+
+// shuffle<Pattern>(a, b): lane i is lane Pattern::at(i) of a followed by b.
+template <class Pattern, int... I>
+INLINE vec shuffle_lanes(vec a, vec b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Pattern::at(I)...);
+#else
+  return __builtin_shuffle(a, b, ivec{Pattern::at(I)...});
+#endif
+}
+template <class Pattern>
+INLINE vec shuffle(vec a, vec b) { return shuffle_lanes<Pattern>(a, b, std::make_integer_sequence<int, (int)W>()); }
+
+constexpr int L = (int)W;
+template <int HIGH> struct Alternate {  // half of each vector, lane by lane in turn
+  static constexpr int at(int i) { return i / 2 + (i % 2) * L + HIGH * L / 2; }
+};
+template <int HIGH> struct AlternateInFours {  // the same inside each group of four lanes
+  static constexpr int at(int i) { return i / 4 * 4 + i % 4 / 2 + (i % 2) * L + HIGH * 2; }
+};
+template <int HIGH> struct PairsInFours {  // two neighbouring lanes of a, then of b, inside each group of four
+  static constexpr int at(int i) { return i / 4 * 4 + i % 2 + (i % 4 / 2) * L + HIGH * 2; }
+};
+template <int ODD> struct EverySecondFour {  // every second group of four lanes of a, then of b
+  static constexpr int at(int i) { return (i / 4 * 8 % L + i % 4 + (i >= L / 2 ? L : 0) + ODD * 4) % (2 * L); }
+};
+
+// Lane i of the result is the sum of the lanes of x[i], i < W. Overwrites x.
+INLINE vec sums(vec* x) {
+#pragma GCC unroll 8
+  for (int i = 0; i < L / 2; i++)
+    x[i] = shuffle<AlternateInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<AlternateInFours<1>>(x[2 * i], x[2 * i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < L / 4; i++) x[i] = shuffle<PairsInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<PairsInFours<1>>(x[2 * i], x[2 * i + 1]);
+#pragma GCC unroll 2
+  for (int n = L / 8; n > 0; n /= 2)
+#pragma GCC unroll 2
+    for (int i = 0; i < n; i++)
+      x[i] = shuffle<EverySecondFour<0>>(x[2 * i], x[2 * i + 1]) + shuffle<EverySecondFour<1>>(x[2 * i], x[2 * i + 1]);
+  return x[0];
+}
+
+// to[i] = sum of the lanes of x[i] for COUNT vectors, a multiple of 4. `to` takes a whole number of vectors. Overwrites x.
+template <int COUNT>
+INLINE void store_sums(vec* x, float* to) {
+  for (int first = 0; first < COUNT; first += L) {
+    vec part[W];
+    for (int i = 0; i < L; i++) part[i] = first + i < COUNT ? x[first + i] : vec{};
+    store(to + first, sums(part));
+  }
+}
+
+INLINE void transpose(vec* x) {  // W × W, by perfect shuffles
+#pragma GCC unroll 4
+  for (int n = 1; n < L; n *= 2) {
+    vec y[W];
+#pragma GCC unroll 8
+    for (int i = 0; i < L / 2; i++) {
+      y[2 * i] = shuffle<Alternate<0>>(x[i], x[i + L / 2]);
+      y[2 * i + 1] = shuffle<Alternate<1>>(x[i], x[i + L / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) x[i] = y[i];
+  }
+}
+
+// A matrix with `rows` rows of `vectors` vectors, cut into panels that are PANEL vectors wide (the last one what is left), each row by row.
+constexpr int64_t PANEL = W == 16 ? 2 : 1;
+struct Panels {
+  int64_t rows, vectors;
+  int64_t size() const { return rows * vectors * W; }
+  int64_t width(int64_t first) const { return std::min(PANEL, vectors - first); }  // of the panel that begins with vector `first`
+  int64_t panel(int64_t first) const { return first * rows * W; }
+  int64_t at(int64_t row, int64_t vector) const {
+    const int64_t first = vector / PANEL * PANEL;
+    return panel(first) + (row * width(first) + vector - first) * W;
+  }
+};
+
+// Panels from and to a plain matrix of `columns` columns.
+inline void load_panels(const Panels& shape, const float* from, int64_t columns, float* to) {
+  for (int64_t c = 0; c < shape.vectors; c++)
+    for (int64_t r = 0; r < shape.rows; r++) store(to + shape.at(r, c), load_part(from + r * columns + c * W, columns - c * W));
+}
+inline void store_panels(const Panels& shape, const float* from, int64_t columns, float* to) {
+  for (int64_t c = 0; c < shape.vectors; c++)
+    for (int64_t r = 0; r < shape.rows; r++) store_part(to + r * columns + c * W, load(from + shape.at(r, c)), columns - c * W);
+}
+// The same where the plain matrix [lanes, rows] is the transpose.
+inline void load_transposed(const Panels& shape, const float* from, int64_t lanes, int64_t rows, float* to) {
+  for (int64_t c = 0; c < shape.vectors; c++)
+    for (int64_t r = 0; r < rows; r += W) {
+      vec x[W];
+      for (int64_t i = 0; i < W; i++) x[i] = c * W + i < lanes ? load_part(from + (c * W + i) * rows + r, rows - r) : vec{};
+      transpose(x);
+      for (int64_t i = 0; i < std::min(W, rows - r); i++) store(to + shape.at(r + i, c), x[i]);
+    }
+}
+inline void store_transposed(const Panels& shape, const float* from, int64_t lanes, int64_t rows, float* to) {
+  for (int64_t c = 0; c < shape.vectors; c++)
+    for (int64_t r = 0; r < rows; r += W) {
+      vec x[W];
+      for (int64_t i = 0; i < W; i++) x[i] = r + i < rows ? load(from + shape.at(r + i, c)) : vec{};
+      transpose(x);
+      for (int64_t i = 0; i < std::min(W, lanes - c * W); i++) store_part(to + (c * W + i) * rows + r, x[i], rows - r);
+    }
+}
+
+// out[r] = sum over i of coefficient[r][i] * row i, for R sums at once over a panel P vectors wide.
+template <int R, int P>
+INLINE void read_panel(const float* panel, int64_t rows, const float* coefficient, int64_t stride, vec* out) {
+  vec total[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) total[r][p] = vec{};
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < rows; i++) {
+    vec x[P];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) x[p] = load(panel + (i * P + p) * W);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vec c = fill(coefficient[r * stride + i]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) total[r][p] += c * x[p];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) out[r * P + p] = total[r][p];
+}
+
+enum Scaling { NOT, BY_ROW, BY_LANE };
+
+// to's row i = factor * from's row i + sum over r of coefficient[r][i] * value[r]; factor is factors[i] or, by lane, P vectors.
+template <int R, int P, Scaling SCALING>
+INLINE void write_panel(const float* from, float* to, int64_t rows, const float* coefficient, int64_t stride, const vec* value, const float* factors) {
+  vec part[R][P], factor[P];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; p++) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) part[r][p] = value[r * P + p];
+    if (SCALING == BY_LANE) factor[p] = load(factors + p * W);
+  }
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < rows; i++) {
+    vec x[P];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      x[p] = load(from + (i * P + p) * W);
+      if (SCALING == BY_LANE) x[p] *= factor[p];
+      if (SCALING == BY_ROW) x[p] *= factors[i];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const vec c = fill(coefficient[r * stride + i]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) x[p] += c * part[r][p];
+    }
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) store(to + (i * P + p) * W, x[p]);
+  }
+}
+
+}  // namespace
