@@ -8,7 +8,7 @@ if __name__ != "visionrnn.kernels":
     raise ImportError(f"this package is 'visionrnn.kernels', not {__name__!r}: import visionrnn.kernels")
 
 from .delta_rule import delta_rule, generalized_delta_rule
-from .delta_rule.test_time import ttt_linear
+from .delta_rule.test_time import titans_linear, ttt_linear, ttt_mlp
 from .diagonal import diagonal_scan, prefix_softmax, selective_scan
 from .diagonal.forms import longhorn, lru, min_gru, min_lstm, s4d
 from .dispatch import available_backends
@@ -33,5 +33,7 @@ __all__ = [
     "selective_scan",
     "state_space_dual",
     "symmetric_retention",
+    "titans_linear",
     "ttt_linear",
+    "ttt_mlp",
 ]

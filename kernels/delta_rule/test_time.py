@@ -66,6 +66,84 @@ def ttt_linear(
     return (o, (weight, bias)) if return_final_state else o
 
 
+def ttt_mlp(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    learning_rate: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    initial_state: tuple[Tensor, Tensor, Tensor, Tensor],
+    *,
+    token_scale: Tensor | None = None,
+    mini_batch_size: int = 16,
+    eps: float = 1e-6,
+    return_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """TTT-MLP (Sun et al. 2024): :func:`ttt_linear` with two layers learning, z = W2ᵀ GELU(W1ᵀ k + b1) + b2, GELU by its tanh form.
+
+    All four take the steps of their gradients ∂/∂(W1, b1, W2, b2) ½ |LN(z_j) - (v_j - k_j)|² at the values of the mini-batch's
+    beginning, scaled and summed as there; o_i = q_i + LN(z) with z of q_i and the stepped values.
+    State, key × value: (W1 [B, H, D, F], b1 [B, H, F], W2 [B, H, F, D], b2 [B, H, D]), any hidden width F (4 D in the paper).
+    Everything else as in :func:`ttt_linear`.
+    """
+    weight_in, bias_in, weight_out, bias_out = _states(initial_state, 4)
+    heads, width = _sizes(q)
+    hidden = weight_in.shape[-1]
+    how: dict[str, Any] = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "reverse": reverse, "backend": backend}
+    call = _mini_batched("ttt_mlp", q, k, v, learning_rate, norm_weight, norm_bias, token_scale, mini_batch_size, how)
+    call.state("weight_in", weight_in, (heads, width, hidden))
+    call.state("bias_in", bias_in, (heads, hidden))
+    call.state("weight_out", weight_out, (heads, hidden, width))
+    call.state("bias_out", bias_out, (heads, width))
+    o, *states = call.run(mini_batch_size=mini_batch_size, eps=eps)
+    return (o, tuple(states)) if return_final_state else o
+
+
+def titans_linear(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    eta: Tensor,
+    alpha: Tensor,
+    initial_state: tuple[Tensor, Tensor] | None = None,
+    *,
+    return_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Titans' long-term memory, linear (Behrouz et al. 2024): gradient descent on |Mᵀ k - v|² with momentum and forgetting.
+
+        e_t = M_{t-1}ᵀ k_t - v_t ,   S_t = η_t S_{t-1} - 2 θ_t k_t e_tᵀ ,   M_t = (1 - α_t) M_{t-1} + S_t ,   o_t = M_tᵀ q_t
+
+    q, k: [B, T, H, K]; v: [B, T, H, V]; theta (step), eta (momentum), alpha (forgetting): [B, T, H], finite.
+    State, key × value: (M [B, H, K, V], S [B, H, K, V]), one row per sequence with cu_seqlens, zero when absent.
+    Other arguments as in :func:`ttt_linear`. Returns o [B, T, H, V], with ``return_final_state`` also the state.
+    """
+    if v.dim() != 4:
+        raise ValueError(f"v: expected [B, T, H, V], got {list(v.shape)}")
+    heads, width = _sizes(q)
+    memory, momentum = (None, None) if initial_state is None else _states(initial_state, 2)
+    call = Recurrence("delta_rule", "titans_linear", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    call.timed("q", q, (heads, width))
+    call.timed("k", k, (heads, width))
+    call.timed("v", v, (heads, v.shape[3]))
+    call.timed("theta", theta, (heads,), blank=BLANK)
+    call.timed("eta", eta, (heads,), blank=1)
+    call.timed("alpha", alpha, (heads,), blank=0)
+    call.state("memory", memory, (heads, width, v.shape[3]))
+    call.state("momentum", momentum, (heads, width, v.shape[3]))
+    o, memory, momentum = call.run()
+    return (o, (memory, momentum)) if return_final_state else o
+
+
 def _mini_batched(
     function: str,
     q: Tensor,
@@ -96,9 +174,7 @@ def _mini_batched(
 
 def _states(states: tuple[Tensor, ...], number: int) -> tuple[Tensor, ...]:
     if not isinstance(states, (tuple, list)) or len(states) != number:
-        raise ValueError(
-            f"initial_state: expected {number} tensors, got {len(states) if isinstance(states, (tuple, list)) else type(states)}"
-        )
+        raise ValueError(f"initial_state: expected a tuple of {number} tensors, got {type(states).__name__}")
     return tuple(states)
 
 
