@@ -38,7 +38,7 @@ def diagonal_scan(
     """
     is_complex = x.is_complex() or log_decay.is_complex() or (initial_state is not None and initial_state.is_complex())
     if is_complex:
-        x, initial_state = _to_complex(x), None if initial_state is None else _to_complex(initial_state)
+        x, initial_state = _to_complex("x", x), None if initial_state is None else _to_complex("initial_state", initial_state)
     name = "complex_diagonal_scan" if is_complex else "diagonal_scan"
     call = Recurrence("diagonal", name, "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
     shape, whole = tuple(x.shape[2:]), tuple(x.shape)
@@ -48,7 +48,7 @@ def diagonal_scan(
     if is_complex:
         if sign is not None:
             raise ValueError("sign: expected None with complex values; add iπ to log_decay instead")
-        call.timed("decay", _to_complex(log_decay.exp()).expand(whole), shape, blank=1)
+        call.timed("decay", _to_complex("log_decay", log_decay.exp()).expand(whole), shape, blank=1)
     else:
         call.timed("log_decay", log_decay.expand(whole), shape, blank=0)
         call.timed("sign", None if sign is None else _signs(call, sign, whole), shape, blank=1)
@@ -56,9 +56,13 @@ def diagonal_scan(
     return (h, final) if return_final_state else h
 
 
-def _to_complex(value: Tensor) -> Tensor:
+def _to_complex(name: str, value: Tensor) -> Tensor:
     """A real value in the complex type of at least its precision."""
-    return value if value.is_complex() else value.to(torch.complex128 if value.dtype == torch.float64 else torch.complex64)
+    if value.is_complex():
+        return value
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: expected floating point, got {value.dtype}")
+    return value.to(torch.complex128 if value.dtype == torch.float64 else torch.complex64)
 
 
 def _signs(call: Recurrence, sign: Tensor, shape: tuple[int, ...]) -> Tensor:

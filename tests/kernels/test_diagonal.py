@@ -1,117 +1,28 @@
-"""Diagonal recurrences: every back end against the loop, packed and reversed against separate runs, gradients."""
+"""What is special to the diagonal recurrences; what all recurrences share is in test_recurrences.py."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from recurrence_checks import cast
 
-from visionrnn.kernels import available_backends, diagonal_scan, selective_scan
-from visionrnn.testing import BOUNDS, diagonal_inputs, error, selective_inputs
+from visionrnn.kernels import available_backends, diagonal_scan, longhorn, prefix_softmax, s4d, selective_scan
+from visionrnn.testing import SAMPLES, error
 
 BACKENDS = available_backends("diagonal")
 FAST = [name for name in BACKENDS if name != "reference"]
-FUNCTIONS = {
-    "diagonal_scan": lambda dtype, length, batch=2: (diagonal_scan, diagonal_inputs(batch, length, 5, dtype), {}),
-    "selective_scan": lambda dtype, length, batch=2: (
-        selective_scan,
-        selective_inputs(batch, length, 6, 3, 2, dtype),
-        {"delta_softplus": True},
-    ),
-}
-EVERY_FUNCTION = pytest.mark.parametrize("function", sorted(FUNCTIONS))
-TIME_INPUTS = ("x", "log_decay", "u", "delta", "B", "C", "z")
 
 
-def run(function, inputs, **options):
-    """Outputs, final state and all gradients of a fixed scalar of both."""
-    inputs = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
-    out, state = function(**inputs, return_final_state=True, **options)
-    loss = (out * out).sum() + (state * state).sum()
-    gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, materialize_grads=True)
-    return {"out": out, "state": state, **{f"d {name}": grad for name, grad in zip(inputs, gradients, strict=True)}}
-
-
-@EVERY_FUNCTION
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("length", [0, 1, 63, 200])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_agrees_with_reference(function, backend, length, dtype):
-    call, inputs, options = FUNCTIONS[function](torch.float64, length)
-    exact = run(call, inputs, backend="reference", **options)
-    inputs = {name: value.to(dtype) for name, value in inputs.items()}
-    reference = run(call, inputs, backend="reference", **options)
-    for name, value in run(call, inputs, backend=backend, **options).items():
-        bound = 1e-12 if dtype == torch.float64 else BOUNDS[dtype] * error(reference[name], exact[name]) + 1e-6
-        assert error(value, exact[name]) <= bound, name
-
-
-@EVERY_FUNCTION
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_reverse_is_flip_scan_flip(function, backend):
-    call, inputs, options = FUNCTIONS[function](torch.float64, 21)
-    flipped = {name: value.flip(1) if name in TIME_INPUTS else value for name, value in inputs.items()}
-    got = run(call, inputs, backend=backend, reverse=True, **options)
-    want = run(call, flipped, backend=backend, **options)
-    for name, value in got.items():
-        timed = name == "out" or name.removeprefix("d ") in TIME_INPUTS
-        assert error(value, want[name].flip(1) if timed else want[name]) <= 1e-12, name
-
-
-@EVERY_FUNCTION
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("max_seqlen", [None, 30])
-def test_packed_equals_separate(function, backend, reverse, max_seqlen):
-    lengths = [1, 17, 0, 30, 4]
-    call, inputs, options = FUNCTIONS[function](torch.float64, sum(lengths), batch=1)
-    states = torch.randn(len(lengths), *inputs["initial_state"].shape[1:], dtype=torch.float64)
-    boundaries = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
-    options = {"backend": backend, "reverse": reverse, **options}
-    packed = run(call, {**inputs, "initial_state": states}, cu_seqlens=boundaries, max_seqlen=max_seqlen, **options)
-    parts = []
-    for i in range(len(lengths)):
-        part = {name: value[:, boundaries[i] : boundaries[i + 1]] if name in TIME_INPUTS else value for name, value in inputs.items()}
-        parts.append(run(call, {**part, "initial_state": states[i : i + 1]}, **options))
-    for name, value in packed.items():
-        pieces = [part[name] for part in parts]
-        if name == "out" or name.removeprefix("d ") in TIME_INPUTS:
-            want = torch.cat(pieces, 1)
-        else:
-            want = torch.cat(pieces) if name in ("state", "d initial_state") else sum(pieces)
-        assert error(value, want) <= 1e-12, name
-
-
-@EVERY_FUNCTION
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_split_run_equals_whole(function, backend):
-    call, inputs, options = FUNCTIONS[function](torch.float64, 50)
-    options["backend"] = backend
-    whole, state = call(**inputs, return_final_state=True, **options)
-    first, second = (
-        {name: value[:, part] if name in TIME_INPUTS else value for name, value in inputs.items()} for part in (slice(19), slice(19, None))
-    )
-    out_1, carried = call(**first, return_final_state=True, **options)
-    out_2, last = call(**{**second, "initial_state": carried}, return_final_state=True, **options)
-    assert error(torch.cat([out_1, out_2], 1), whole) <= 1e-13
-    assert error(last, state) <= 1e-13
-
-
-@EVERY_FUNCTION
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_gradcheck(function, backend):
-    call, inputs, options = FUNCTIONS[function](torch.float64, 4)
-    names = list(inputs)
-
-    def wrapped(*values):
-        return call(**dict(zip(names, values, strict=True)), return_final_state=True, backend=backend, **options)
-
-    assert torch.autograd.gradcheck(wrapped, tuple(inputs.values()))
+def selective_inputs(**sizes):
+    return cast(SAMPLES["selective_scan"].inputs(**sizes), torch.float32)
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_saved_memory_is_linear_and_small(backend):
     """[B, T, D, N] is never kept: what autograd saves stays below a quarter of it."""
-    inputs = selective_inputs(1, 2048, 16, 16, 1, torch.float32)
+    inputs = {name: value.requires_grad_() for name, value in selective_inputs(batch=1, length=2048, heads=1, key=16, value=16).items()}
     saved = 0
 
     def count(tensor):
@@ -125,7 +36,7 @@ def test_saved_memory_is_linear_and_small(backend):
 
 
 def test_three_dimensional_projections_are_one_group():
-    inputs = selective_inputs(2, 9, 4, 3)
+    inputs = selective_inputs(length=9, heads=1, key=3, value=4)
     flat = {**inputs, "B": inputs["B"][:, :, 0], "C": inputs["C"][:, :, 0]}
     assert torch.equal(selective_scan(**flat), selective_scan(**inputs))
 
@@ -136,21 +47,69 @@ def test_three_dimensional_projections_are_one_group():
         ({"delta": torch.zeros(2, 8, 4)}, r"delta: expected shape \[2, 9, 4\], got \[2, 8, 4\]"),
         ({"A": torch.zeros(5, 3)}, r"A: expected \[4, N\], got \[5, 3\]"),
         ({"B": torch.zeros(2, 9, 1, 2)}, r"B: expected shape \[2, 9, 1, 3\], got \[2, 9, 1, 2\]"),
-        ({"D": torch.zeros(4, dtype=torch.float64)}, r"D: expected torch.float32 on cpu, got torch.float64 on cpu"),
+        ({"D": torch.zeros(4, dtype=torch.float64)}, r"D: expected torch.float32 .*, got torch.float64 on cpu"),
         ({"B": torch.zeros(2, 9, 3, 3), "C": torch.zeros(2, 9, 3, 3)}, "3 groups do not divide 4 channels"),
-        ({"initial_state": torch.zeros(1, 4, 3)}, r"initial_state: expected shape \[2, 4, 3\], got \[1, 4, 3\]"),
+        ({"initial_state": torch.zeros(1, 4, 3)}, r"state: expected shape \[2, 4, 3\], got \[1, 4, 3\]"),
         ({"cu_seqlens": torch.tensor([0, 9])}, "cu_seqlens goes with batch size 1"),
-        ({"backend": "cuda"}, r"backend='cuda'; expected 'auto' or one of \['chunkwise', 'reference'\]"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
-    inputs = selective_inputs(2, 9, 4, 3, dtype=torch.float32)
     with pytest.raises(ValueError, match=message):
-        selective_scan(**{**inputs, **change})
+        selective_scan(**{**selective_inputs(length=9, heads=1, key=3, value=4), **change})
 
 
-@pytest.mark.parametrize("boundaries", [[0, 5], [1, 9], [0, 6, 4, 9]])
-def test_wrong_boundaries_are_named(boundaries):
-    inputs = diagonal_inputs(1, 9, 4)
-    with pytest.raises(ValueError, match="cu_seqlens: expected 0 ≤ … ≤ 9"):
-        diagonal_scan(inputs["x"], inputs["log_decay"], cu_seqlens=torch.tensor(boundaries))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_decay": torch.zeros(3)}, r"log_decay: expected shape \[2, 5, 4\], got \[3\]"),
+        ({"sign": torch.ones(3)}, r"sign: expected a shape that broadcasts to \[2, 5, 4\], got \[3\]"),
+        ({"sign": torch.ones(4), "log_decay": torch.zeros(4, dtype=torch.complex64)}, "sign: expected None with complex values"),
+    ],
+)
+def test_wrong_arguments_of_a_scan_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        diagonal_scan(**{"x": torch.zeros(2, 5, 4), "log_decay": torch.zeros(2, 5, 4), **change})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_decays_may_be_constant_in_time(backend):
+    x, log_decay = torch.randn(2, 30, 3, 4), -torch.rand(3, 4)
+    assert torch.equal(diagonal_scan(x, log_decay, backend=backend), diagonal_scan(x, log_decay.expand_as(x), backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_negative_decay_is_a_turn_by_half_a_circle(backend):
+    x, log_decay = torch.randn(2, 40, 6), -torch.rand(2, 40, 6)
+    signed = diagonal_scan(x, log_decay, sign=torch.tensor(-1.0), backend=backend)
+    turned = diagonal_scan(x, torch.complex(log_decay, torch.full_like(log_decay, math.pi)), backend=backend)
+    assert turned.is_complex()
+    assert error(turned.real, signed) <= 1e-5
+    assert turned.imag.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("backend", available_backends("diagonal", "prefix_softmax"))
+@pytest.mark.parametrize("scale", [50, 1e4, 1e30])
+def test_prefix_softmax_survives_any_score(backend, scale):
+    """Far apart, the largest score so far takes all; the first of the values is the output as long as it leads."""
+    scores = torch.tensor([3.0, 1, 2, -4, 5, 4]).mul(scale)[None, :, None].requires_grad_()
+    values = torch.arange(6.0)[None, :, None, None]
+    out = prefix_softmax(scores, values, backend=backend)
+    assert error(out.flatten(), torch.tensor([0.0, 0, 0, 0, 4, 4])) <= 1e-6
+    assert torch.autograd.grad(out.sum(), scores)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", available_backends("diagonal", "diagonal_scan"))
+def test_longhorn_with_one_large_key_forgets_all(backend):
+    """The decay is 1 / (1 + β k²): it must neither become 0 - 0 nor lose its gradient."""
+    x, beta, k = torch.ones(1, 3, 2), torch.full((1, 3, 2), 0.5), torch.full((1, 3, 1), 1e6).requires_grad_()
+    out = longhorn(x, beta, k, 1 / k.detach(), backend=backend)
+    assert error(out, torch.full_like(out, 1e-12)) <= 1e-5
+    assert torch.autograd.grad(out.sum(), k)[0].isfinite().all()
+
+
+def test_s4d_takes_small_steps():
+    """exp(dt A) - 1 for dt A near 0, in float32."""
+    u, A, C = torch.randn(1, 50, 2), torch.full((2, 3), -0.5 + 1j), torch.randn(2, 3, dtype=torch.complex64)
+    dt = torch.full((2,), 1e-5)
+    exact = s4d(u.double(), dt.double(), A.to(torch.complex128), C.to(torch.complex128))
+    assert error(s4d(u, dt, A, C), exact) <= 1e-6

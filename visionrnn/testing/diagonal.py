@@ -28,23 +28,26 @@ def signed_diagonal_scan(draw, batch, length, heads, key, value):
     return {**diagonal_scan(draw, batch, length, heads, key, value), "sign": draw(batch, length, heads * key)}
 
 
-@sample("diagonal", "diagonal_scan", timed=("x", "log_decay"), states=("initial_state",), kernel="complex_diagonal_scan")
+@sample("diagonal", "diagonal_scan", timed=("x", "log_decay"), states=("initial_state",), kernel="complex_diagonal_scan", exact=False)
 def complex_diagonal_scan(draw, batch, length, heads, key, value):
     real, turn = (diagonal_scan(draw, batch, length, heads, key, value) for _ in range(2))
     return {name: torch.complex(real[name], turn[name]) for name in real}
 
 
-@sample("diagonal", "selective_scan", timed=("u", "delta", "B", "C"), states=("initial_state",))
+def _positive_steps(delta, **arguments):
+    return visionrnn.kernels.selective_scan(delta=delta.abs(), **arguments)
+
+
+@sample("diagonal", "selective_scan", timed=("u", "delta", "B", "C"), states=("initial_state",), call=_positive_steps)
 def selective_scan(draw, batch, length, heads, key, value):
     """``heads`` groups of B and C, ``value`` channels in each, ``key`` states per channel."""
     channels = heads * value
     return {
         "u": draw(batch, length, channels),
-        "delta": draw(batch, length, channels).abs(),
+        "delta": draw(batch, length, channels),
         "A": -draw(channels, key).exp(),
         "B": draw(batch, length, heads, key),
         "C": draw(batch, length, heads, key),
-        "D": draw(channels),
         "initial_state": draw(batch, channels, key),
     }
 
@@ -58,11 +61,12 @@ def selective_scan(draw, batch, length, heads, key, value):
     exact=False,
 )
 def gated_selective_scan(draw, batch, length, heads, key, value):
-    """Softplus before, gate after the scan. ``heads`` groups of B and C, ``value`` channels in each, ``key`` states per channel."""
+    """With softplus, skip and gate. ``heads`` groups of B and C, ``value`` channels in each, ``key`` states per channel."""
     channels = heads * value
     return {
         **selective_scan(draw, batch, length, heads, key, value),
         "delta": draw(batch, length, channels) - 1,
+        "D": draw(channels),
         "z": draw(batch, length, channels),
     }
 
