@@ -51,7 +51,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(HEAP) $(BIN)/python tools/benchmark.py $(if $(OP),$(OP))
+	$(HEAP) $(BIN)/python tools/benchmark.py kernels $(if $(OP),--op $(OP)) $(BENCH)
 
 clean:  # what tools wrote; the environment $(VENV), data/ and trained models in work_dirs/ stay
 	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .mypy_cache .ruff_cache

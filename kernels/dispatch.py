@@ -14,7 +14,7 @@ import torch
 from . import native
 
 # First that has the function wins when backend="auto"; "reference" is only used when asked for.
-PREFERENCE = {"cpu": ("native", "chunkwise")}
+PREFERENCE = {"cpu": ("native", "chunkwise"), "cuda": ("chunkwise",)}
 MODULES = ("reference", "chunkwise", "native")
 _MODULES: dict[tuple[str, str], ModuleType] = {}  # (family, back end), once looked for
 FAMILIES = ("diagonal", "gated_linear", "delta_rule", "nonlinear")

@@ -74,6 +74,7 @@ def inspect_environment(packages: tuple[Package, ...] = PACKAGES) -> dict[str, A
         "packages": rows,
         "devices": _devices() if core_works else {},
         "backends": _backends() if core_works else {},
+        "native": _native() if core_works else None,
         "missing": [
             {"package": package.name, "purpose": package.purpose, "command": f"pip install '{package.requirement}'"}
             for package in lacking
@@ -161,6 +162,13 @@ def _devices() -> dict[str, Any]:
         "cuda_build": torch.version.cuda,
         "cuda": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in cuda],
     }
+
+
+def _native() -> str:
+    """Which build of the native CPU library runs here, or how to get it."""
+    from visionrnn.kernels import native
+
+    return native.build_name() or native.HOW_TO_BUILD
 
 
 def _backends() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,29 @@
+"""tools/benchmark.py: what it prints, and that it refuses what it does not know."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_one_form_with_a_plain_pytorch_peer():
+    sizes = ["--batch", "1", "--length", "64", "--heads", "1", "--key", "8", "--value", "8", "--repeats", "2"]
+    done = run("kernels", "--op", "gla", "--backend", "chunkwise", "reference", "--peers", *sizes)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("gla ") and "not run" not in line]
+    assert [row[24:56].strip() for row in rows][:3] == ["chunkwise", "reference", "torch chunk 32"]
+    assert all(float(row[56:64]) < 1e-4 for row in rows)
+    assert "limits of this machine" in done.stdout
+
+
+def test_unknown_names_are_refused():
+    assert "unknown --op ['galaxy']; choose from" in run("kernels", "--op", "galaxy").stderr
+    assert "unknown --backend ['fast']" in run("kernels", "--backend", "fast").stderr
