@@ -54,7 +54,9 @@ def gated_linear_attention(
     call.timed("q", q, (heads, key))
     call.timed("k", k, (heads, key), blank=0)
     call.timed("v", v, (heads, value))
-    call.timed("log_decay", log_decay, (heads,) if log_decay is not None and log_decay.dim() == 3 and not rotates else (heads, key), blank=0)
+    call.timed(
+        "log_decay", log_decay, (heads,) if log_decay is not None and log_decay.dim() == 3 and not rotates else (heads, key), blank=0
+    )
     call.state("state", initial_state, (heads, key, value), complex=rotates)
     scale = key**-0.5 if scale is None else scale
     if rotates:

@@ -55,9 +55,7 @@ def state_space_dual(
     dt = dt if dt_bias is None else dt + dt_bias
     dt = (F.softplus(dt) if dt_softplus else dt).clamp(*dt_limits)
     B, C = (value.repeat_interleave(heads // groups, 2) if groups < heads else value for value in (B, C))
-    y, final = gated_linear_attention(
-        C, B, dt[..., None] * inputs, dt * A, initial_state, scale=1.0, return_final_state=True, **options
-    )
+    y, final = gated_linear_attention(C, B, dt[..., None] * inputs, dt * A, initial_state, scale=1.0, return_final_state=True, **options)
     if D is not None:
         y = y + (D if D.dim() == 2 else D[:, None]) * inputs
     y = (y if z is None else y * F.silu(z)).to(x.dtype)

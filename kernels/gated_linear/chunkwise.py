@@ -1,0 +1,154 @@
+"""Plain PyTorch on any device: dense products inside chunks, one state between chunks, memory linear in T.
+
+Every exponent is a plain sum of log decays over the steps between a key and a query (or a chunk's edge): nothing is divided, no large
+sums are subtracted in the type of the computation, and with log decays ≤ 0 no factor exceeds 1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 64
+SEGMENT_ELEMENTS = 1 << 19  # of a segment's keys: what is worked on at a time stays near the cache
+
+
+def gated_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor, *, bonus: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """q, k: [B, T, H, K]; v: [B, T, H, V]; log_decay: None, [B, T, H] or [B, T, H, K]; state: [B, H, K, V]; bonus: None or [H, K]
+    → o [B, T, H, V], final state."""
+    batch, length, heads, key = q.shape
+    if length == 0:
+        return v.clone(), state.clone()
+    size = max(CHUNK, SEGMENT_ELEMENTS // max(batch * heads * key, 1) // CHUNK * CHUNK)
+    timed = [(None,) * -(-length // size) if value is None else value.split(size, 1) for value in (q, k, v, log_decay)]
+    outputs = []
+    for segment in zip(*timed, strict=True):
+        o, state = _segment(*segment, state, bonus, scale)
+        outputs.append(o)
+    return torch.cat(outputs, 1), state
+
+
+def complex_gated_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """q, k: [B, T, H, K], real; v: [B, T, H, V], real; log_decay: complex [B, T, H, K]; state: complex [B, H, K, V]
+    → o [B, T, H, V], real, and the final state.
+
+    In a frame that turns with the sum of the phases so far, real and imaginary rows of the state decay separately: a real recurrence
+    with 2K keys. The sum needs double precision, since it grows with T.
+    """
+    if q.shape[1] == 0:
+        return v.clone(), state.clone()
+    angle = log_decay.imag.double().cumsum(1)
+    cosine, sine = angle.cos().to(q.dtype), -angle.sin().to(q.dtype)
+    q, k = (torch.cat([value * cosine, value * sine], -1) for value in (q, k))
+    magnitude = torch.cat([log_decay.real, log_decay.real], -1)
+    o, final = gated_linear_attention(q, k, v, magnitude, torch.cat([state.real, state.imag], -2), bonus=None, scale=scale)
+    turned = torch.complex(*final.chunk(2, -2))
+    return o, turned * torch.complex(cosine[:, -1], -sine[:, -1])[..., None]
+
+
+def max_plus_scan(x: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """m_t = max(log_decay_t + m_{t-1}, x_t). x, log_decay: [B, T, H]; state: [B, H] → m [B, T, H], final state.
+
+    Doubling: after the pass with step s, x_t and log_decay_t are the maximum and the sum over the last 2 s steps.
+    """
+    length, step = x.shape[1], 1
+    if length == 0:
+        return x.clone(), state.clone()
+    while step < length:
+        x = torch.cat([x[:, :step], torch.maximum(x[:, :-step] + log_decay[:, step:], x[:, step:])], 1)
+        log_decay = torch.cat([log_decay[:, :step], log_decay[:, :-step] + log_decay[:, step:]], 1)
+        step *= 2
+    m = torch.maximum(state[:, None] + log_decay, x)
+    return m, m[:, -1].clone()
+
+
+def _segment(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor, bonus: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    length = q.shape[1]
+    size = min(CHUNK, 1 << (length - 1).bit_length())
+    q, k, v = _chunks(q, size) * scale, _chunks(k, size).contiguous(), _chunks(v, size).contiguous()  # [B, H, n, size, K or V]
+    own = (q * k).sum(-1) if bonus is None else (q * bonus[:, None, None] * k).sum(-1)  # [B, H, n, size], of each step with itself
+    if log_decay is None:
+        scores = (q @ k.transpose(-1, -2)).tril(-1) + own.diag_embed()
+        decays, ahead, behind = None, q, k
+    elif log_decay.dim() == 3:
+        scores, ahead, behind, decays = _scalar_decay(q, k, own, _chunks(log_decay[..., None], size)[..., 0], bonus is not None)
+    else:
+        scores, ahead, behind, decays = _vector_decay(q, k, own, _chunks(log_decay, size), bonus is not None)
+    states, state = _between_chunks(decays, behind.transpose(-1, -2) @ v, state)
+    o = scores @ v + ahead @ states
+    return o.flatten(2, 3).transpose(1, 2)[:, :length], state
+
+
+def _chunks(value: Tensor, size: int) -> Tensor:
+    """[B, T, H, K] → [B, H, n, size, K], with zeros behind the last step."""
+    rest = -value.shape[1] % size
+    value = F.pad(value, (0, 0, 0, 0, 0, rest)) if rest else value
+    return value.unflatten(1, (value.shape[1] // size, size)).permute(0, 3, 1, 2, 4)
+
+
+def _between_chunks(decays: Tensor | None, updates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """decays: [B, H, n, K or 1]; updates: [B, H, n, K, V] → the state before each chunk [B, H, n, K, V], and the last."""
+    before = []
+    kept = [None] * updates.shape[2] if decays is None else decays[..., None].unbind(2)
+    for decay, update in zip(kept, updates.unbind(2), strict=True):
+        before.append(state)
+        state = update + (state if decay is None else decay * state)
+    return torch.stack(before, 2), state
+
+
+def _scalar_decay(q: Tensor, k: Tensor, own: Tensor, log_decay: Tensor, exclusive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log_decay: [B, H, n, size] → scores, queries as the state before the chunk sees them, keys as they enter the one after, decays.
+
+    ``exclusive``: a query does not see its own step's decay. Sums are in double precision, where their differences are exact enough.
+    """
+    total = log_decay.double().cumsum(-1)
+    seen = total - log_decay if exclusive else total
+    between = (seen[..., :, None] - total[..., None, :]).to(q.dtype)
+    later = torch.ones(between.shape[-2:], dtype=torch.bool, device=q.device).triu()
+    weights = between.masked_fill(later, -torch.inf).exp()
+    scores = torch.addcmul(own.diag_embed(), q @ k.transpose(-1, -2), weights)
+    behind = (total[..., -1:] - total).to(q.dtype).exp()
+    return scores, q * seen.to(q.dtype).exp()[..., None], k * behind[..., None], total[..., -1:].to(q.dtype).exp()
+
+
+def _vector_decay(q: Tensor, k: Tensor, own: Tensor, log_decay: Tensor, exclusive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log_decay: [B, H, n, size, K] → as :func:`_scalar_decay`.
+
+    Blocks of 1, 2, 4, ... steps are joined in pairs. The scores of a pair's later queries with its earlier keys are a product of
+    queries decayed since the seam and keys decayed up to it, both by sums over one block only.
+    """
+    size, block = q.shape[-2], 1
+    log_decay = log_decay.unsqueeze(-2)
+    scores = own[..., None, None]  # [..., blocks, block, block]
+    seen = torch.zeros_like(log_decay) if exclusive else log_decay  # [..., blocks, block, K], by each query since its block began
+    left = torch.zeros_like(log_decay)  # [..., blocks, block, K], after each key until its block ends
+    total = log_decay  # [..., blocks, 1, K]
+    while block < size:
+        later, earlier = _pairs(q, block)[1] * _halves(seen)[1].exp(), _pairs(k, block)[0] * _halves(left)[0].exp()
+        cross = later @ earlier.transpose(-1, -2)
+        first, second = _halves(scores)
+        scores = torch.cat([torch.cat([first, torch.zeros_like(first)], -1), torch.cat([cross, second], -1)], -2)
+        first_total, second_total = _halves(total)
+        seen = torch.cat([_halves(seen)[0], _halves(seen)[1] + first_total], -2)
+        left = torch.cat([_halves(left)[0] + second_total, _halves(left)[1]], -2)
+        total = first_total + second_total
+        block *= 2
+    seen, left, total = (value.squeeze(-3) for value in (seen, left, total))
+    return scores.squeeze(-3), q * seen.exp(), k * left.exp(), total.squeeze(-2).exp()
+
+
+def _pairs(value: Tensor, block: int) -> tuple[Tensor, ...]:
+    """[..., size, K] → the first and the second blocks of pairs, [..., size / (2 block), block, K] each."""
+    return value.unflatten(-2, (-1, 2, block)).unbind(-3)
+
+
+def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
+    """[..., blocks, rows, columns] → the first and the second of each pair of blocks."""
+    return blocks.unflatten(-3, (-1, 2)).unbind(-3)
