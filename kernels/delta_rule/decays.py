@@ -14,8 +14,8 @@ from torch import Tensor
 class Reads:
     """``scores`` [..., L·R, L·C]: what row r of token t reads of column c of token s ≤ t: row · (decays of tokens s+1 … t ⊙ column).
 
-    rows: [..., L, R, K]; columns: [..., L, C, K]; log_decay: None, [..., L, 1, 1] or [..., L, 1, K]; L a power of two. Of its own token row r
-    reads the first ``reach[r]`` columns. Rows marked in ``before`` read before the decay of their own token, the others after it.
+    rows: [..., L, R, K]; columns: [..., L, C, K]; log_decay: None, [..., L, 1, 1] or [..., L, 1, K]; L a power of two. Row r reads the
+    first ``reach[r]`` columns of its own token. Rows marked in ``before`` read before the decay of their own token, the others after it.
     ``since`` [..., L, 1 or R, K or 1], ``until`` and ``total`` are the decays from the chunk's start to the rows, from the columns to the
     chunk's end, and of the whole chunk; 1.0 where there are none.
     """
@@ -26,10 +26,9 @@ class Reads:
     total: Tensor | float = 1.0
 
     def __init__(self, rows: Tensor, columns: Tensor, log_decay: Tensor | None, reach: tuple[int, ...], before: tuple[bool, ...] = ()):
-        length = rows.shape[-3]
         if log_decay is None:
             self.scores = _plain(rows, columns, reach)
-        elif log_decay.shape[-1] == 1:
+        elif log_decay.shape[-1] == 1 and not any(before):
             one = torch.ones_like(log_decay)
             between = self._tree(one, one, log_decay.exp(), (1,), ())  # [..., L, L]
             between = between.repeat_interleave(columns.shape[-2], -1).repeat_interleave(rows.shape[-2], -2)
@@ -38,7 +37,7 @@ class Reads:
             self.scores = self._tree(rows, columns, log_decay.exp(), reach, before)
 
     def _tree(self, rows: Tensor, columns: Tensor, decay: Tensor, reach: tuple[int, ...], before: tuple[bool, ...]) -> Tensor:
-        """The scores; on the way the chunk's decays are set. Stretches of m tokens: scores [..., L/m, m·R, m·C], since [..., L/m, m, R, K]."""
+        """The scores; sets the chunk's decays on the way. Stretches of m tokens: scores [..., L/m, m·R, m·C], since [..., L/m, m, R, K]."""
         since = torch.cat([torch.ones_like(decay) if early else decay for early in before], -2) if any(before) else decay
         since, until, total = since.unsqueeze(-3), torch.ones_like(decay).unsqueeze(-3), decay.unsqueeze(-3)
         scores = (rows @ columns.mT) * _inside(reach, columns)
@@ -48,7 +47,8 @@ class Reads:
             until_1, until_2 = _halves(until, -4)
             total_1, total_2 = _halves(total, -4)
             scores_1, scores_2 = _halves(scores, -3)
-            late, early = rows.unflatten(-3, (-1, 2, m)).select(-4, 1), columns.unflatten(-3, (-1, 2, m)).select(-4, 0)  # [..., L/2m, m, R | C, K]
+            late = rows.unflatten(-3, (-1, 2, m)).select(-4, 1)  # [..., L/2m, m, R, K]
+            early = columns.unflatten(-3, (-1, 2, m)).select(-4, 0)
             across = (late * since_2).flatten(-3, -2) @ (early * until_1).flatten(-3, -2).mT
             scores = torch.cat([torch.cat([scores_1, torch.zeros_like(across)], -1), torch.cat([across, scores_2], -1)], -2)
             since, until = torch.cat([since_1, since_2 * total_1], -3), torch.cat([until_1 * total_2, until_2], -3)
