@@ -72,7 +72,7 @@ def ttt_mlp(
     *,
     mini_batch_size: int,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The dual form for each of the two layers, one after the other."""
     length, size = q.shape[1], min(mini_batch_size, q.shape[1])
     if length == 0:

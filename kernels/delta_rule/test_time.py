@@ -100,8 +100,8 @@ def ttt_mlp(
     call.state("bias_in", bias_in, (heads, hidden))
     call.state("weight_out", weight_out, (heads, hidden, width))
     call.state("bias_out", bias_out, (heads, width))
-    o, *states = call.run(mini_batch_size=mini_batch_size, eps=eps)
-    return (o, tuple(states)) if return_final_state else o
+    o, weight_in, bias_in, weight_out, bias_out = call.run(mini_batch_size=mini_batch_size, eps=eps)
+    return (o, (weight_in, bias_in, weight_out, bias_out)) if return_final_state else o
 
 
 def titans_linear(

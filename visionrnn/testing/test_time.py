@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 
 from visionrnn import kernels
@@ -29,10 +31,11 @@ def _titans_linear(*, memory, momentum, **inputs):
     return kernels.titans_linear(**inputs, initial_state=(memory, momentum))
 
 
-TTT = {"timed": ("q", "k", "v", "learning_rate"), "states": ("weight", "bias"), "call": _ttt_linear}
+TIMED, STATES = ("q", "k", "v", "learning_rate"), ("weight", "bias")
+FLA: dict[str, Any] = {"form": "fla", "mini_batch_size": 2}
 
 
-@sample("delta_rule", "ttt_linear", **TTT)
+@sample("delta_rule", "ttt_linear", timed=TIMED, states=STATES, call=_ttt_linear)
 def ttt_linear(draw, batch, length, heads, key, value):
     return {
         **_mini_batched(draw, batch, length, heads, key),
@@ -42,7 +45,7 @@ def ttt_linear(draw, batch, length, heads, key, value):
     }
 
 
-@sample("delta_rule", "ttt_linear", kernel="ttt_linear_fla", options={"form": "fla", "mini_batch_size": 2}, **TTT)
+@sample("delta_rule", "ttt_linear", TIMED, STATES, kernel="ttt_linear_fla", call=_ttt_linear, options=FLA)
 def ttt_linear_fla(draw, batch, length, heads, key, value):
     inputs = ttt_linear(draw, batch, length, heads, key, value)
     return {name: given for name, given in inputs.items() if name != "token_scale"}
@@ -51,7 +54,7 @@ def ttt_linear_fla(draw, batch, length, heads, key, value):
 @sample(
     "delta_rule",
     "ttt_mlp",
-    timed=("q", "k", "v", "learning_rate"),
+    timed=TIMED,
     states=("weight_in", "bias_in", "weight_out", "bias_out"),
     call=_ttt_mlp,
     options={"mini_batch_size": 4},
