@@ -25,7 +25,7 @@ def gated_linear_attention(
     """S_t = exp(log_decay_t) ⊙ S_{t-1} + k_t v_tᵀ ,   o_t = scale · S_tᵀ q_t.
 
     q, k: [B, T, H, K]; v: [B, T, H, V]; **states are key × value: [B, H, K, V]** (one row per sequence with cu_seqlens), zero when
-    absent. log_decay ≤ 0 is
+    absent. log_decay, finite and ≤ 0 (its real part), is
 
     * None: no decay (linear attention; Katharopoulos et al. 2020);
     * [H] or [B, T, H]: one decay per head (RetNet, Sun et al. 2023; Mamba-2, Dao & Gu 2024);
@@ -54,14 +54,11 @@ def gated_linear_attention(
     call.timed("q", q, (heads, key))
     call.timed("k", k, (heads, key), blank=0)
     call.timed("v", v, (heads, value))
-    call.timed(
-        "log_decay", log_decay, (heads,) if log_decay is not None and log_decay.dim() == 3 and not rotates else (heads, key), blank=0
-    )
+    per_head = log_decay is not None and log_decay.dim() == 3 and not rotates
+    call.timed("log_decay", log_decay, (heads,) if per_head else (heads, key), blank=0)
     call.state("state", initial_state, (heads, key, value), complex=rotates)
     scale = key**-0.5 if scale is None else scale
-    if rotates:
-        o, final = call.run(scale=scale)
-    else:
+    if not rotates:
         call.constant("bonus", bonus, (heads, key))
-        o, final = call.run(scale=scale)
+    o, final = call.run(scale=scale)
     return (o, final) if return_final_state else o
