@@ -58,6 +58,8 @@ def test_shape_and_gradients(name, length, dtype):
     out.square().sum().backward()
     gradients = {"x": x.grad, **{key: parameter.grad for key, parameter in operator.named_parameters()}}
     for key, gradient in gradients.items():
+        if length == 1 and gradient is None:
+            continue  # e.g. a decay, where there is no past
         assert gradient is not None and gradient.isfinite().all(), key
         assert length == 1 or gradient.abs().max() > 0, key
 
@@ -167,7 +169,7 @@ def test_autocast_keeps_gates_and_states_wide(name, monkeypatch):
         states = operator.stream(x)[1] if operator.causal else {}
     out.float().square().sum().backward()
     assert error(out, operator(x)) < 0.2 and x.grad.isfinite().all()
-    assert all(dtype == torch.float32 for _, dtype in seen), seen
+    assert all(dtype in (torch.float32, torch.complex64) for _, dtype in seen), seen
     assert all(value.dtype in (torch.float32, torch.complex64, torch.int64) for value in states.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class HGRN(Operator):
     ) -> tuple[Tensor, State]:
         log_decay = log_forget(at_least_float32(self.forget_proj(x)), self.lower_bound)
         value = -torch.expm1(log_decay) * F.silu(at_least_float32(self.in_proj(x)))
-        how = dict(return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
+        how: dict[str, Any] = dict(return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
         h, last = diagonal_scan(value, log_decay, (state or {}).get("h"), **how)
         y = self.norm(h.unsqueeze(2)).squeeze(2) * F.silu(self.gate_proj(x))
         return self.out_proj(y.to(self.out_proj.weight.dtype)), {"h": last}

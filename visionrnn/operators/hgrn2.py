@@ -22,8 +22,8 @@ class HGRN2(LinearAttention):
 
         f_t = γ + (1 - γ) σ(W_f x_t) ,   S_t = diag(f_t) S_{t-1} + (1 - f_t) v_tᵀ ,   o_t = S_tᵀ SiLU(W_q x_t) ;   W_out norm(o)
 
-    Source: Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion", equations 5 to 8. ``lower_bound`` is γ, 0 in the first layer of
-    a network and rising towards 1 with depth (the papers' cumulative softmax over layers, as a constant of each layer).
+    Source: Qin et al. 2024, "HGRN2: Gated Linear RNNs with State Expansion", section 3. ``lower_bound`` is γ: 0 in the first
+    layer of a network, rising towards 1 with depth (the papers' cumulative softmax over layers, as a constant of each layer).
     """
 
     def __init__(self, dim: int, num_heads: int = 4, lower_bound: float = 0.0, backend: str = "auto"):

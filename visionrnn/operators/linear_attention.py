@@ -13,7 +13,7 @@ from visionrnn.operators.base import Operator, State
 
 
 class LinearAttention(Operator):
-    """q, k, v = projections of x (with ``d_conv`` each through a short causal convolution and SiLU); o = ``recur``; W_out (norm(o) ⊙ gate(x)).
+    """q, k, v = W x, with ``d_conv`` each through a short causal convolution and SiLU; o = ``recur``(q, k, v); W_out (norm(o) ⊙ gate(x)).
 
     ``key`` and ``value`` are the widths of all heads together, ``steps`` the number of keys and values per token, ``center`` makes the
     norm of each head a layer norm. Without ``gate`` the normalised output is projected as it is; a subclass may replace ``self.gate_proj``.
@@ -57,8 +57,8 @@ class LinearAttention(Operator):
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
         state, after = state or {}, {}
-        how = dict(return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
-        heads = []
+        how: dict[str, Any] = dict(return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
+        heads: list[Tensor] = []
         for name, projection in (("q", self.q_proj), ("k", self.k_proj), ("v", self.v_proj)):
             value = projection(x)
             if name in self.convs:
@@ -66,7 +66,8 @@ class LinearAttention(Operator):
                 value = F.silu(value)
             steps = 1 if name == "q" else self.steps
             heads.append(value.unflatten(-1, (steps, self.num_heads, -1)).flatten(1, 2))  # [B, T · steps, H, K or V]
-        o, rest = self.recur(x, *heads, state, how)
+        q, k, v = heads
+        o, rest = self.recur(x, q, k, v, state, how)
         y = self.norm(o).flatten(2)
         if self.gate_proj is not None:
             y = y * self.activate(self.gate_proj(x))

@@ -14,6 +14,8 @@ from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
+NAMES = {"exp": ("C", "n", "m"), "sigmoid": ("C", "n")}  # of the states
+
 
 @OPERATORS.register("mlstm")
 class MLSTM(Operator):
@@ -39,6 +41,8 @@ class MLSTM(Operator):
     ):
         super().__init__()
         head_width(dim, num_heads)
+        if gating not in NAMES:
+            raise ValueError(f"gating={gating!r}; expected one of {sorted(NAMES)}")
         inner = expand * dim
         if inner % qkv_block:
             raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
@@ -65,9 +69,10 @@ class MLSTM(Operator):
         c = F.silu(c)
         q, k, v = (self._blocks(source, weight) for source, weight in zip((c, c, u), self.qkv_weight, strict=True))
         input_gate, forget_gate = at_least_float32(self.gates(torch.cat([q, k, v], -1))).chunk(2, -1)
-        names = ("C", "n", "m") if self.gating == "exp" else ("C", "n")
+        q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
+        names = NAMES[self.gating]
         h, memory = mlstm(
-            *(value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v)), input_gate, forget_gate,
+            q, k, v, input_gate, forget_gate,
             tuple(state[name] for name in names) if state else None, gating=self.gating,
             return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip

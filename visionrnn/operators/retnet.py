@@ -24,6 +24,8 @@ class RetNet(LinearAttention):
     Options: ``expand_v`` width of all values in units of dim, ``rotary`` False leaves the rotation out (as LION does).
     """
 
+    log_decay: Tensor
+
     def __init__(self, dim: int, num_heads: int = 4, expand_v: int = 2, rotary: bool = True, backend: str = "auto"):
         super().__init__(dim, num_heads, value=expand_v * dim, center=True, backend=backend)
         self.rotary = rotary
