@@ -164,5 +164,5 @@ def prefix_softmax(
     call.state("maximum", maximum, (heads,), default=NO_MAXIMUM)
     call.state("denominator", denominator, (heads,))
     call.state("numerator", numerator, (heads, width))
-    out, *state = call.run()
-    return (out, tuple(state)) if return_final_state else out
+    out, maximum, denominator, numerator = call.run()
+    return (out, (maximum, denominator, numerator)) if return_final_state else out

@@ -22,7 +22,7 @@ def _selective_scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups, states = B.shape[-2:]
     y, final = torch.empty_like(u), torch.empty_like(state)
-    kept = u.new_zeros(u.shape[0] * u.shape[1] // CHUNK + len(state), states, u.shape[-1]) if keep else None
+    kept = u.new_empty(u.shape[0] * u.shape[1] // CHUNK + len(state), states, u.shape[-1]) if keep else None
     call("selective_scan_forward", u, delta, A, B, C, state, cu_seqlens, y, final, kept, len(state), u.shape[-1], groups, states, reverse)
     return y, final, u.new_empty(0) if kept is None else kept
 

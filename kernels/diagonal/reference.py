@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def prefix_softmax(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """scores, log_decay: [B, T, H]; values: [B, T, H, V]; bonus: [H]; states [B, H], [B, H], [B, H, V] → out [B, T, H, V], final states."""
     outputs = []
-    decays = [0.0] * scores.shape[1] if log_decay is None else log_decay.unbind(1)
+    decays: Sequence[Tensor | float] = [0.0] * scores.shape[1] if log_decay is None else log_decay.unbind(1)
     for score, value, decay in zip(scores.unbind(1), values.unbind(1), decays, strict=True):
         if bonus is not None:
             _, above, below = _add_token(maximum, denominator, numerator, score + bonus, value)

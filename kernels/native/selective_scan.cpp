@@ -1,11 +1,12 @@
 // Mamba's selective scan: h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t, y_t = h_t . C_t. Lanes are channels; the states of a block of
 // channels stay in registers. The backward recomputes the states of CHUNK steps from the state kept before them.
 #include <algorithm>
+#include "delta_tiles.h"
 #include "vector.h"
 
 namespace {
 
-constexpr int64_t CHUNK = 32, STATES = 16;  // steps between kept states; states handled at a time
+constexpr int64_t CHUNK = 32;  // steps between kept states
 
 // Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]); channels of a group share B and C; a part is a run of channel vectors
 // of one group that one thread walks together.
@@ -34,9 +35,13 @@ struct Task {
   }
 };
 
-// A of a block of states, times log2(e), as [STATES][W]; states and channels that are not there are zero.
+// Everything below handles N states at a time: 16 forward, 8 backward (whose buffers then fit into the first-level cache), fewer when
+// there are fewer.
+
+// A of a block of states, times log2(e), as [N][W]; states and channels that are not there are zero.
+template <int64_t N>
 INLINE void load_A(const Shape& shape, const float* A, int64_t channel, int64_t lanes, int64_t n0, vec* a) {
-  for (int64_t n = 0; n < STATES; n++) {
+  for (int64_t n = 0; n < N; n++) {
     alignas(64) float value[W] = {};
     if (n0 + n < shape.states)
       for (int64_t lane = 0; lane < lanes; lane++) value[lane] = A[(channel + lane) * shape.states + n0 + n] * LOG2E;
@@ -44,171 +49,216 @@ INLINE void load_A(const Shape& shape, const float* A, int64_t channel, int64_t 
   }
 }
 
-// B and C of a chunk as [steps][STATES], zero where there is no state.
+// B and C of a chunk as [steps][N], zero where there is no state.
+template <int64_t N>
 INLINE void pack(const Shape& shape, const Task& task, const float* from, int64_t t0, int64_t steps, int64_t n0, float* to) {
-  const int64_t width = std::min(STATES, shape.states - n0);
+  const int64_t width = std::min(N, shape.states - n0);
   for (int64_t k = 0; k < steps; k++) {
     const float* source = from + ((task.row + (t0 + k) * task.step) * shape.groups + task.g) * shape.states + n0;
-    for (int64_t n = 0; n < STATES; n++) to[k * STATES + n] = n < width ? source[n] : 0.f;
+    for (int64_t n = 0; n < N; n++) to[k * N + n] = n < width ? source[n] : 0.f;
   }
 }
 
-INLINE void load_state(const Shape& shape, const float* from, int64_t channel, int64_t lanes, int64_t n0, vec* h) {  // from [D, N]
-  for (int64_t n = 0; n < STATES; n++) {
+template <int64_t N>
+INLINE void load_state(const Shape& shape, const float* from, int64_t channel, int64_t lanes, int64_t n0, vec* h) {  // from [D, states]
+  for (int64_t n = 0; n < N; n++) {
     alignas(64) float value[W] = {};
     if (n0 + n < shape.states)
       for (int64_t lane = 0; lane < lanes; lane++) value[lane] = from[(channel + lane) * shape.states + n0 + n];
     h[n] = load(value);
   }
 }
+template <int64_t N>
 INLINE void store_state(const Shape& shape, float* to, int64_t channel, int64_t lanes, int64_t n0, const vec* h) {
-  for (int64_t n = 0; n < std::min(STATES, shape.states - n0); n++)
+  for (int64_t n = 0; n < std::min(N, shape.states - n0); n++)
     for (int64_t lane = 0; lane < lanes; lane++) to[(channel + lane) * shape.states + n0 + n] = h[n][lane];
 }
 
+// Rows of one channel vector. PLAIN: all lanes are channels, so rows can be read and written whole.
+template <bool PLAIN>
+struct Rows {
+  int64_t first, stride, lanes;  // place of the chunk's first step, distance of steps
+  INLINE int64_t at(int64_t k) const { return first + k * stride; }
+  INLINE vec read(const float* p, int64_t place) const { return PLAIN ? load(p + place) : load_part(p + place, lanes); }
+  INLINE void write(float* p, int64_t place, vec v) const {
+    if (PLAIN) store(p + place, v); else store_part(p + place, v, lanes);
+  }
+};
+
 // One chunk of one channel vector and block of states: y += ..., states advance.
-template <bool PLAIN>  // PLAIN: all lanes are channels, so rows can be read and written whole
-INLINE void forward_chunk(const Task& task, int64_t stride, const float* u, const float* delta, const float* b, const float* c, const vec* a, vec* h,
-                          float* y, int64_t t0, int64_t steps, int64_t lanes, bool add) {
-  vec state[STATES];
-  for (int64_t n = 0; n < STATES; n++) state[n] = h[n];
+template <bool PLAIN, int64_t N>
+INLINE void forward_chunk(const Rows<PLAIN>& rows, int64_t steps, const float* u, const float* delta, const float* b, const float* c, const vec* a,
+                          vec* h, float* y, bool add) {
+  vec state[N];
+  for (int64_t n = 0; n < N; n++) state[n] = h[n];
   for (int64_t k = 0; k < steps; k++) {
-    const int64_t at = (task.row + (t0 + k) * task.step) * stride;
-    const vec d = PLAIN ? load(delta + at) : load_part(delta + at, lanes);
-    const vec x = d * (PLAIN ? load(u + at) : load_part(u + at, lanes));
+    const int64_t at = rows.at(k);
+    const vec d = rows.read(delta, at), x = d * rows.read(u, at);
     vec even{}, odd{};
 #pragma GCC unroll 16
-    for (int64_t n = 0; n < STATES; n += 2) {
-      state[n] = exp2(d * a[n]) * state[n] + x * b[k * STATES + n];
-      state[n + 1] = exp2(d * a[n + 1]) * state[n + 1] + x * b[k * STATES + n + 1];
-      even += state[n] * c[k * STATES + n];
-      odd += state[n + 1] * c[k * STATES + n + 1];
+    for (int64_t n = 0; n < N; n += 2) {
+      state[n] = exp2(d * a[n]) * state[n] + x * b[k * N + n];
+      state[n + 1] = exp2(d * a[n + 1]) * state[n + 1] + x * b[k * N + n + 1];
+      even += state[n] * c[k * N + n];
+      odd += state[n + 1] * c[k * N + n + 1];
     }
     vec out = even + odd;
-    if (add) out += PLAIN ? load(y + at) : load_part(y + at, lanes);
-    if (PLAIN) store(y + at, out); else store_part(y + at, out, lanes);
+    if (add) out += rows.read(y, at);
+    rows.write(y, at, out);
   }
-  for (int64_t n = 0; n < STATES; n++) h[n] = state[n];
+  for (int64_t n = 0; n < N; n++) h[n] = state[n];
 }
 
+template <int64_t N>
 void forward_task(const Shape& shape, const Task& task, const float* u, const float* delta, const float* A, const float* B, const float* C,
                   const float* initial, float* y, float* final, float* kept) {
-  const int64_t count = task.last - task.first;
-  Scratch scratch(2 * CHUNK * STATES + 2 * count * STATES * W + 64);
-  float *b = scratch.take(CHUNK * STATES), *c = scratch.take(CHUNK * STATES);
-  vec *a = (vec*)scratch.take(count * STATES * W), *h = (vec*)scratch.take(count * STATES * W);
-  const int64_t base = task.g * shape.width();
-  for (int64_t n0 = 0; n0 < shape.states; n0 += STATES) {
-    const int64_t real = std::min(STATES, shape.states - n0);
+  const int64_t count = task.last - task.first, base = task.g * shape.width(), state = task.s * shape.channels * shape.states;
+  Scratch scratch(2 * CHUNK * N + 2 * count * N * W + 64);
+  float *b = scratch.take(CHUNK * N), *c = scratch.take(CHUNK * N);
+  vec *a = (vec*)scratch.take(count * N * W), *h = (vec*)scratch.take(count * N * W);
+  for (int64_t n0 = 0; n0 < shape.states; n0 += N) {
+    const int64_t real = std::min(N, shape.states - n0);
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
-      load_A(shape, A, base + at, lanes, n0, a + i * STATES);
-      load_state(shape, initial + task.s * shape.channels * shape.states, base + at, lanes, n0, h + i * STATES);
+      load_A<N>(shape, A, base + at, lanes, n0, a + i * N);
+      load_state<N>(shape, initial + state, base + at, lanes, n0, h + i * N);
     }
     for (int64_t t0 = 0; t0 < task.length; t0 += CHUNK) {
       const int64_t steps = std::min(CHUNK, task.length - t0);
-      pack(shape, task, B, t0, steps, n0, b);
-      pack(shape, task, C, t0, steps, n0, c);
+      pack<N>(shape, task, B, t0, steps, n0, b);
+      pack<N>(shape, task, C, t0, steps, n0, c);
       for (int64_t i = 0; i < count; i++) {
-        const int64_t vector = task.first + i, at = base + vector * W, lanes = std::min(W, shape.width() - vector * W);
+        const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
         if (kept) {
-          float* to = kept + ((shape.slot(task.s) + t0 / CHUNK) * shape.states + n0) * shape.channels + at;
-          for (int64_t n = 0; n < real; n++) store_part(to + n * shape.channels, h[i * STATES + n], lanes);
+          float* to = kept + ((shape.slot(task.s) + t0 / CHUNK) * shape.states + n0) * shape.channels + base + at;
+          for (int64_t n = 0; n < real; n++) store_part(to + n * shape.channels, h[i * N + n], lanes);
         }
-        auto run = lanes == W ? forward_chunk<true> : forward_chunk<false>;
-        run(task, shape.channels, u + at, delta + at, b, c, a + i * STATES, h + i * STATES, y + at, t0, steps, lanes, n0 > 0);
+        const int64_t first = (task.row + t0 * task.step) * shape.channels + base + at, stride = task.step * shape.channels;
+        if (lanes == W)
+          forward_chunk<true, N>({first, stride, W}, steps, u, delta, b, c, a + i * N, h + i * N, y, n0 > 0);
+        else
+          forward_chunk<false, N>({first, stride, lanes}, steps, u, delta, b, c, a + i * N, h + i * N, y, n0 > 0);
       }
     }
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
-      store_state(shape, final + task.s * shape.channels * shape.states, base + at, lanes, n0, h + i * STATES);
+      store_state<N>(shape, final + state, base + at, lanes, n0, h + i * N);
     }
   }
 }
 
-// Where the gradients go. dA: [sequences, D, N], summed over sequences by the caller; dB, dC: [parts, rows, G, N], summed over parts.
+// Where the gradients go. dA: [sequences, D, states], summed over sequences by the caller; dB, dC: [parts, rows, G, states], summed over parts.
 struct Gradients {
   float *u, *delta, *A, *B, *C, *initial;
 };
 
+// What the backward of one chunk works on. states: [CHUNK + 1][N], decays: [CHUNK][N]; sums: [CHUNK][2 N], the terms of dB and dC lane by lane.
+struct Chunk {
+  int64_t steps;
+  const float *u, *delta, *dy, *b, *c;
+  vec *states, *decays, *sums;
+};
+
+// The states of a chunk, from the one in states[0 .. N).
+template <bool PLAIN, int64_t N>
+INLINE void recompute(const Rows<PLAIN>& rows, const Chunk& chunk, const vec* a) {
+  vec h[N];
+  for (int64_t n = 0; n < N; n++) h[n] = chunk.states[n];
+  for (int64_t k = 0; k < chunk.steps; k++) {
+    const vec d = rows.read(chunk.delta, rows.at(k)), x = d * rows.read(chunk.u, rows.at(k));
+#pragma GCC unroll 8
+    for (int64_t n = 0; n < N; n++) {
+      const vec e = exp2(d * a[n]);
+      h[n] = e * h[n] + x * chunk.b[k * N + n];
+      chunk.decays[k * N + n] = e;
+      chunk.states[(k + 1) * N + n] = h[n];
+    }
+  }
+}
+
+// Back through a chunk of one channel vector: carry is the gradient of the state after it, then of the state before it.
+template <bool PLAIN, int64_t N>
+INLINE void backward_chunk(const Rows<PLAIN>& rows, const Chunk& chunk, const vec* a, vec* carry, vec* dA, const Gradients& grad, bool add) {
+  recompute<PLAIN, N>(rows, chunk, a);
+  vec dh[N], da[N];
+  for (int64_t n = 0; n < N; n++) dh[n] = carry[n], da[n] = dA[n];
+  for (int64_t k = chunk.steps - 1; k >= 0; k--) {
+    const int64_t at = rows.at(k);
+    const vec d = rows.read(chunk.delta, at), u = rows.read(chunk.u, at), g = rows.read(chunk.dy, at), x = d * u;
+    vec dx{}, dexponent{}, *sum_b = chunk.sums + 2 * k * N, *sum_c = sum_b + N;
+#pragma GCC unroll 8
+    for (int64_t n = 0; n < N; n++) {
+      sum_c[n] += chunk.states[(k + 1) * N + n] * g;
+      const vec q = dh[n] + g * chunk.c[k * N + n];
+      sum_b[n] += q * x;
+      dx += q * chunk.b[k * N + n];
+      dh[n] = q * chunk.decays[k * N + n];
+      const vec w = dh[n] * chunk.states[k * N + n];  // d loss / d (delta A)
+      dexponent += w * a[n];
+      da[n] += w * d;
+    }
+    vec du = dx * d, ddelta = dx * u + dexponent * LN2;
+    if (add) {
+      du += rows.read(grad.u, at);
+      ddelta += rows.read(grad.delta, at);
+    }
+    rows.write(grad.u, at, du);
+    rows.write(grad.delta, at, ddelta);
+  }
+  for (int64_t n = 0; n < N; n++) carry[n] = dh[n], dA[n] = da[n];
+}
+
+// dB and dC of a chunk and block of states, summed over lanes.
+template <int64_t N>
+INLINE void store_sums_of_chunk(const Shape& shape, const Task& task, const Chunk& chunk, int64_t t0, int64_t n0, const Gradients& grad) {
+  const int64_t rows = shape.starts[shape.sequences], real = std::min(N, shape.states - n0);
+  for (int64_t k = 0; k < chunk.steps; k++) {
+    const int64_t to = ((task.p * rows + task.row + (t0 + k) * task.step) * shape.groups + task.g) * shape.states + n0;
+    alignas(64) float summed[2 * N + W];
+    store_sums<2 * N>(chunk.sums + 2 * k * N, summed);
+    for (int64_t n = 0; n < real; n++) {
+      grad.B[to + n] = summed[n];
+      grad.C[to + n] = summed[N + n];
+    }
+  }
+}
+
+template <int64_t N>
 void backward_task(const Shape& shape, const Task& task, const float* u, const float* delta, const float* A, const float* B, const float* C,
                    const float* kept, const float* dy, const float* dfinal, const Gradients& grad) {
-  const int64_t count = task.last - task.first, rows = shape.starts[shape.sequences];
-  Scratch scratch((2 + 2 * W) * CHUNK * STATES + (3 * count + 2 * CHUNK + 1) * STATES * W + 256);
-  float *b = scratch.take(CHUNK * STATES), *c = scratch.take(CHUNK * STATES);
-  vec *sum_b = (vec*)scratch.take(CHUNK * STATES * W), *sum_c = (vec*)scratch.take(CHUNK * STATES * W);
-  vec *a = (vec*)scratch.take(count * STATES * W), *carry = (vec*)scratch.take(count * STATES * W), *da = (vec*)scratch.take(count * STATES * W);
-  vec *states = (vec*)scratch.take((CHUNK + 1) * STATES * W), *decays = (vec*)scratch.take(CHUNK * STATES * W);
-  const int64_t base = task.g * shape.width();
-  for (int64_t n0 = 0; n0 < shape.states; n0 += STATES) {
-    const int64_t real = std::min(STATES, shape.states - n0);
+  const int64_t count = task.last - task.first, base = task.g * shape.width(), state = task.s * shape.channels * shape.states;
+  Scratch scratch(2 * CHUNK * N + (3 * count + 4 * CHUNK + 1) * N * W + 128);
+  float *b = scratch.take(CHUNK * N), *c = scratch.take(CHUNK * N);
+  vec *a = (vec*)scratch.take(count * N * W), *carry = (vec*)scratch.take(count * N * W), *da = (vec*)scratch.take(count * N * W);
+  vec *states = (vec*)scratch.take((CHUNK + 1) * N * W), *decays = (vec*)scratch.take(CHUNK * N * W), *sums = (vec*)scratch.take(2 * CHUNK * N * W);
+  for (int64_t n0 = 0; n0 < shape.states; n0 += N) {
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
-      load_A(shape, A, base + at, lanes, n0, a + i * STATES);
-      load_state(shape, dfinal + task.s * shape.channels * shape.states, base + at, lanes, n0, carry + i * STATES);
-      for (int64_t n = 0; n < STATES; n++) da[i * STATES + n] = vec{};
+      load_A<N>(shape, A, base + at, lanes, n0, a + i * N);
+      load_state<N>(shape, dfinal + state, base + at, lanes, n0, carry + i * N);
+      for (int64_t n = 0; n < N; n++) da[i * N + n] = vec{};
     }
-    for (int64_t chunk = (task.length + CHUNK - 1) / CHUNK - 1; chunk >= 0; chunk--) {
-      const int64_t t0 = chunk * CHUNK, steps = std::min(CHUNK, task.length - t0);
-      pack(shape, task, B, t0, steps, n0, b);
-      pack(shape, task, C, t0, steps, n0, c);
-      memset((void*)sum_b, 0, steps * STATES * sizeof(vec));
-      memset((void*)sum_c, 0, steps * STATES * sizeof(vec));
+    for (int64_t t0 = (task.length - 1) / CHUNK * CHUNK; t0 >= 0 && task.length; t0 -= CHUNK) {
+      const Chunk chunk{std::min(CHUNK, task.length - t0), u, delta, dy, b, c, states, decays, sums};
+      pack<N>(shape, task, B, t0, chunk.steps, n0, b);
+      pack<N>(shape, task, C, t0, chunk.steps, n0, c);
+      memset((void*)sums, 0, 2 * chunk.steps * N * sizeof(vec));
       for (int64_t i = 0; i < count; i++) {
-        const int64_t vector = task.first + i, at = base + vector * W, lanes = std::min(W, shape.width() - vector * W);
-        const float* from = kept + ((shape.slot(task.s) + chunk) * shape.states + n0) * shape.channels + at;
-        vec h[STATES];
-        for (int64_t n = 0; n < STATES; n++) states[n] = h[n] = n < real ? load_part(from + n * shape.channels, lanes) : vec{};
-        for (int64_t k = 0; k < steps; k++) {
-          const int64_t place = (task.row + (t0 + k) * task.step) * shape.channels + at;
-          const vec d = load_part(delta + place, lanes), x = d * load_part(u + place, lanes);
-#pragma GCC unroll 16
-          for (int64_t n = 0; n < STATES; n++) {
-            const vec e = exp2(d * a[i * STATES + n]);
-            h[n] = e * h[n] + x * b[k * STATES + n];
-            decays[k * STATES + n] = e;
-            states[(k + 1) * STATES + n] = h[n];
-          }
-        }
-        vec dh[STATES];
-        for (int64_t n = 0; n < STATES; n++) dh[n] = carry[i * STATES + n];
-        for (int64_t k = steps - 1; k >= 0; k--) {
-          const int64_t place = (task.row + (t0 + k) * task.step) * shape.channels + at;
-          const vec d = load_part(delta + place, lanes), uu = load_part(u + place, lanes), g = load_part(dy + place, lanes), x = d * uu;
-          vec dx{}, dexponent{};
-#pragma GCC unroll 16
-          for (int64_t n = 0; n < STATES; n++) {
-            sum_c[k * STATES + n] += states[(k + 1) * STATES + n] * g;
-            const vec q = dh[n] + g * c[k * STATES + n];
-            sum_b[k * STATES + n] += q * x;
-            dx += q * b[k * STATES + n];
-            dh[n] = q * decays[k * STATES + n];
-            const vec w = dh[n] * states[k * STATES + n];  // d loss / d (delta A)
-            dexponent += w * a[i * STATES + n];
-            da[i * STATES + n] += w * d;
-          }
-          vec du = dx * d, ddelta = dx * uu + dexponent * LN2;
-          if (n0 > 0) {
-            du += load_part(grad.u + place, lanes);
-            ddelta += load_part(grad.delta + place, lanes);
-          }
-          store_part(grad.u + place, du, lanes);
-          store_part(grad.delta + place, ddelta, lanes);
-        }
-        for (int64_t n = 0; n < STATES; n++) carry[i * STATES + n] = dh[n];
+        const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
+        const float* from = kept + ((shape.slot(task.s) + t0 / CHUNK) * shape.states + n0) * shape.channels + base + at;
+        for (int64_t n = 0; n < N; n++) states[n] = n0 + n < shape.states ? load_part(from + n * shape.channels, lanes) : vec{};
+        const int64_t first = (task.row + t0 * task.step) * shape.channels + base + at, stride = task.step * shape.channels;
+        if (lanes == W)
+          backward_chunk<true, N>({first, stride, W}, chunk, a + i * N, carry + i * N, da + i * N, grad, n0 > 0);
+        else
+          backward_chunk<false, N>({first, stride, lanes}, chunk, a + i * N, carry + i * N, da + i * N, grad, n0 > 0);
       }
-      for (int64_t k = 0; k < steps; k++) {
-        const int64_t to = ((task.p * rows + task.row + (t0 + k) * task.step) * shape.groups + task.g) * shape.states + n0;
-        for (int64_t n = 0; n < real; n++) {
-          grad.B[to + n] = sum(sum_b[k * STATES + n]);
-          grad.C[to + n] = sum(sum_c[k * STATES + n]);
-        }
-      }
+      store_sums_of_chunk<N>(shape, task, chunk, t0, n0, grad);
     }
     for (int64_t i = 0; i < count; i++) {
-      const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at), state = task.s * shape.channels * shape.states;
-      store_state(shape, grad.initial + state, base + at, lanes, n0, carry + i * STATES);
-      store_state(shape, grad.A + state, base + at, lanes, n0, da + i * STATES);
+      const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
+      store_state<N>(shape, grad.initial + state, base + at, lanes, n0, carry + i * N);
+      store_state<N>(shape, grad.A + state, base + at, lanes, n0, da + i * N);
     }
   }
 }
@@ -223,8 +273,13 @@ EXPORT void selective_scan_forward(const float* u, const float* delta, const flo
                                    int64_t states, int64_t reverse, int64_t threads) {
   const Shape shape{starts, sequences, channels, groups, states, reverse};
   const int64_t tasks = sequences * groups * shape.parts();
+  const auto run = states > 8 ? forward_task<16> : states > 4 ? forward_task<8> : forward_task<4>;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < tasks; i++) forward_task(shape, Task(shape, i), u, delta, A, B, C, initial, y, final, kept);
+  for (int64_t i = 0; i < tasks; i++) run(shape, Task(shape, i), u, delta, A, B, C, initial, y, final, kept);
+  for (int64_t s = 0; kept && s < sequences; s++) {  // slots that stay unused, so that what is returned is the same in every run
+    const int64_t used = shape.slot(s) + (starts[s + 1] - starts[s] + CHUNK - 1) / CHUNK, row = states * channels;
+    memset(kept + used * row, 0, (shape.slot(s + 1) - used) * row * sizeof(float));
+  }
 }
 
 EXPORT void selective_scan_backward(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* kept,
@@ -234,6 +289,7 @@ EXPORT void selective_scan_backward(const float* u, const float* delta, const fl
   const Shape shape{starts, sequences, channels, groups, states, reverse};
   const Gradients grad{du, ddelta, dA, dB, dC, dinitial};
   const int64_t tasks = sequences * groups * shape.parts();
+  const auto run = states > 4 ? backward_task<8> : backward_task<4>;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < tasks; i++) backward_task(shape, Task(shape, i), u, delta, A, B, C, kept, dy, dfinal, grad);
+  for (int64_t i = 0; i < tasks; i++) run(shape, Task(shape, i), u, delta, A, B, C, kept, dy, dfinal, grad);
 }
