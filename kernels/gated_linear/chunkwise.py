@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 64
-SEGMENT_ELEMENTS = 1 << 19  # of a segment's keys: what is worked on at a time stays near the cache
+CHUNK = 32
+SEGMENT_ELEMENTS = 1 << 18  # of a segment's keys: what is worked on at a time stays near the cache
 
 
 def gated_linear_attention(
@@ -122,33 +122,27 @@ def _vector_decay(q: Tensor, k: Tensor, own: Tensor, log_decay: Tensor, exclusiv
     """log_decay: [B, H, n, size, K] → as :func:`_scalar_decay`.
 
     Blocks of 1, 2, 4, ... steps are joined in pairs. The scores of a pair's later queries with its earlier keys are a product of
-    queries decayed since the seam and keys decayed up to it, both by sums over one block only.
+    queries decayed since the seam and keys decayed up to it: all factors are products of decays, so they are ≤ 1.
     """
-    size, block = q.shape[-2], 1
-    log_decay = log_decay.unsqueeze(-2)
+    total = log_decay.exp()  # [..., blocks, K], of a whole block
+    ahead = (q if exclusive else q * total).unsqueeze(-2)  # [..., blocks, block, K], queries decayed since their block began
+    behind = k.unsqueeze(-2)  # [..., blocks, block, K], keys decayed until their block ends
     scores = own[..., None, None]  # [..., blocks, block, block]
-    seen = torch.zeros_like(log_decay) if exclusive else log_decay  # [..., blocks, block, K], by each query since its block began
-    left = torch.zeros_like(log_decay)  # [..., blocks, block, K], after each key until its block ends
-    total = log_decay  # [..., blocks, 1, K]
-    while block < size:
-        later, earlier = _pairs(q, block)[1] * _halves(seen)[1].exp(), _pairs(k, block)[0] * _halves(left)[0].exp()
-        cross = later @ earlier.transpose(-1, -2)
-        first, second = _halves(scores)
-        scores = torch.cat([torch.cat([first, torch.zeros_like(first)], -1), torch.cat([cross, second], -1)], -2)
-        first_total, second_total = _halves(total)
-        seen = torch.cat([_halves(seen)[0], _halves(seen)[1] + first_total], -2)
-        left = torch.cat([_halves(left)[0] + second_total, _halves(left)[1]], -2)
-        total = first_total + second_total
-        block *= 2
-    seen, left, total = (value.squeeze(-3) for value in (seen, left, total))
-    return scores.squeeze(-3), q * seen.exp(), k * left.exp(), total.squeeze(-2).exp()
+    while ahead.shape[-3] > 1:
+        (first, later), (earlier, second) = _pairs(ahead, -3), _pairs(behind, -3)
+        if ahead.shape[-2] == 1:
+            cross = (later * earlier).sum(-1, keepdim=True)
+        else:
+            cross = later @ earlier.transpose(-1, -2)
+        old, new = _pairs(scores, -3)
+        scores = torch.cat([torch.cat([old, torch.zeros_like(old)], -1), torch.cat([cross, new], -1)], -2)
+        total_first, total_second = _pairs(total, -2)
+        ahead = torch.cat([first, later * total_first.unsqueeze(-2)], -2)
+        behind = torch.cat([earlier * total_second.unsqueeze(-2), second], -2)
+        total = total_first * total_second
+    return scores.squeeze(-3), ahead.squeeze(-3), behind.squeeze(-3), total.squeeze(-2)
 
 
-def _pairs(value: Tensor, block: int) -> tuple[Tensor, ...]:
-    """[..., size, K] → the first and the second blocks of pairs, [..., size / (2 block), block, K] each."""
-    return value.unflatten(-2, (-1, 2, block)).unbind(-3)
-
-
-def _halves(blocks: Tensor) -> tuple[Tensor, ...]:
-    """[..., blocks, rows, columns] → the first and the second of each pair of blocks."""
-    return blocks.unflatten(-3, (-1, 2)).unbind(-3)
+def _pairs(blocks: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """The first and the second of each pair of blocks."""
+    return blocks.unflatten(dim, (-1, 2)).unbind(dim)
