@@ -23,10 +23,10 @@ def gated_linear_attention(
     if length == 0:
         return v.clone(), state.clone()
     size = max(CHUNK, SEGMENT_ELEMENTS // max(batch * heads * key, 1) // CHUNK * CHUNK)
-    timed = [(None,) * -(-length // size) if value is None else value.split(size, 1) for value in (q, k, v, log_decay)]
+    decays = [None] * -(-length // size) if log_decay is None else log_decay.split(size, 1)
     outputs = []
-    for segment in zip(*timed, strict=True):
-        o, state = _segment(*segment, state, bonus, scale)
+    for q_s, k_s, v_s, decay_s in zip(q.split(size, 1), k.split(size, 1), v.split(size, 1), decays, strict=True):
+        o, state = _segment(q_s, k_s, v_s, decay_s, state, bonus, scale)
         outputs.append(o)
     return torch.cat(outputs, 1), state
 
@@ -130,10 +130,8 @@ def _vector_decay(q: Tensor, k: Tensor, own: Tensor, log_decay: Tensor, exclusiv
     scores = own[..., None, None]  # [..., blocks, block, block]
     while ahead.shape[-3] > 1:
         (first, later), (earlier, second) = _pairs(ahead, -3), _pairs(behind, -3)
-        if ahead.shape[-2] == 1:
-            cross = (later * earlier).sum(-1, keepdim=True)
-        else:
-            cross = later @ earlier.transpose(-1, -2)
+        single = ahead.shape[-2] == 1
+        cross = (later * earlier).sum(-1, keepdim=True) if single else later @ earlier.transpose(-1, -2)
         old, new = _pairs(scores, -3)
         scores = torch.cat([torch.cat([old, torch.zeros_like(old)], -1), torch.cat([cross, new], -1)], -2)
         total_first, total_second = _pairs(total, -2)

@@ -54,57 +54,66 @@ def mlstm(
     call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options)
     if q.dim() != 4 or v.dim() != 4:
         raise ValueError(f"q, v: expected [B, T, H, K] and [B, T, H, V], got {list(q.shape)} and {list(v.shape)}")
-    batch, length, heads, key = q.shape
-    value, kind = v.shape[-1], q.dtype
-    sizes = {"q": (heads, key), "k": (heads, key), "v": (heads, value), "input_gate": (heads,), "forget_gate": (heads,)}
-    given = {"q": q, "k": k, "v": v, "input_gate": input_gate, "forget_gate": forget_gate}
-    q, k, v, input_gate, forget_gate = (call.checked(name, given[name], (batch, length, *size)) for name, size in sizes.items())
-    shapes = {"C": (heads, key, value), "n": (heads, key), "m": (heads,)}
-    states = _states(call, initial_state, {name: shapes[name] for name in STATES[gating]})
-    log_forget = F.logsigmoid(forget_gate)
-    values, memory = torch.cat([v, torch.ones_like(v[..., :1])], -1), torch.cat([states[0], states[1][..., None]], -1)
+    kind, (*steps, key), value = q.dtype, q.shape, v.shape[-1]
+    q, k, v = (call.checked(name, given, (*steps, size)) for name, given, size in (("q", q, key), ("k", k, key), ("v", v, value)))
+    gate = call.checked("input_gate", input_gate, tuple(steps))
+    log_forget = F.logsigmoid(call.checked("forget_gate", forget_gate, tuple(steps)))
+    states = _states(call, initial_state, {"C": (steps[-1], key, value), "n": (steps[-1], key), "m": (steps[-1],)}, STATES[gating])
     if gating == "exp":
-        m, before, last = running_maximum(input_gate, log_forget, states[2], options)
-        k, log_decay, floor = k * (input_gate - m).exp()[..., None], log_forget + before - m, (-m).exp()
+        h, final = _exponential(q, k, v, gate, log_forget, states, eps, scale, options)
     else:
-        k, log_decay, floor = k * input_gate.sigmoid()[..., None], log_forget, torch.ones_like(log_forget)
-    out, memory = gated_linear_attention(q, k, values, log_decay, memory, scale=scale, return_final_state=True, **options)
-    h, projected = out[..., :value], out[..., value]
-    final = (memory[..., :value], memory[..., value])
-    if gating == "exp":
-        drift, last_drift = _drift(m, before, last, input_gate, log_forget, states[2], options)
-        eps = eps * drift.exp()
-        final = (final[0] * (-last_drift).exp()[..., None, None], final[1] * (-last_drift).exp()[..., None], last + last_drift)
-    if normalize:
-        h = h / (torch.maximum(projected.abs(), floor) + eps)[..., None]
-    final = tuple(state.contiguous() for state in final)
+        h, projected, final = _attend(q, k * gate.sigmoid()[..., None], v, log_forget, states[0], states[1], scale, options)
+        h = h / (projected.abs().clamp(min=1) + eps)[..., None] if normalize else h
     return (h.to(kind), final) if return_final_state else h.to(kind)
 
 
-def _states(call: Recurrence, given: tuple[Tensor, ...] | None, shapes: dict[str, tuple[int, ...]]) -> list[Tensor]:
-    """The initial states, checked; zeros when absent."""
-    if given is None:
-        return [call.like.new_zeros(call.sequences, *shape, dtype=call.dtype) for shape in shapes.values()]
-    if not isinstance(given, (tuple, list)) or len(given) != len(shapes):
-        raise ValueError(f"initial_state: expected a tuple ({', '.join(shapes)}), got {type(given).__name__}")
-    return [
-        call.checked(f"initial_state {name}", state, (call.sequences, *shape))
-        for state, (name, shape) in zip(given, shapes.items(), strict=True)
-    ]
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, C: Tensor, n: Tensor, scale: float | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """scale · Cᵀ q [B, T, H, V], scale · nᵀ q [B, T, H], and the final C, n: n is one more column of C, whose values are ones."""
+    values, memory = torch.cat([v, torch.ones_like(v[..., :1])], -1), torch.cat([C, n[..., None]], -1)
+    out, memory = gated_linear_attention(q, k, values, log_decay, memory, scale=scale, return_final_state=True, **options)
+    return out[..., :-1], out[..., -1], (memory[..., :-1].contiguous(), memory[..., -1].contiguous())
 
 
-def _drift(
-    m: Tensor, before: Tensor, last: Tensor, x: Tensor, log_decay: Tensor, first: Tensor, options: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
+def _exponential(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    log_forget: Tensor,
+    states: list[Tensor],
+    eps: float,
+    scale: float | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h and the final (C, n, m). m is taken for a constant except where it really matters: beside eps, and as a final state."""
+    m, before, last = running_maximum(gate, log_forget, states[2], options)
+    log_decay = log_forget + before - m
+    h, projected, (C, n) = _attend(q, k * (gate - m).exp()[..., None], v, log_decay, states[0], states[1], scale, options)
+    floor = torch.maximum(projected.abs(), (-m).exp())
+    if torch.is_grad_enabled() and (gate.requires_grad or log_forget.requires_grad or states[2].requires_grad):
+        drift, last_drift = _drift(before, gate, log_forget, states[2], options)
+        C, n = C * (-last_drift).exp()[..., None, None], n * (-last_drift).exp()[..., None]
+        return h / (floor + eps * drift.exp())[..., None], (C, n, last + last_drift)
+    return h / (floor + eps)[..., None], (C, n, last)
+
+
+def _drift(before: Tensor, gate: Tensor, log_decay: Tensor, first: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Zeros that have the gradient of m_t [B, T, H] and of the last m [B, H], which :func:`running_maximum` leaves out.
 
-    h depends on m through eps only, and the final C, n, m are one of many equivalent triples: their true gradients need it.
-    Where the decayed maximum wins, m_t = m_{t-1} + log_decay_t; elsewhere m_t = x_t: a linear recurrence once the winners are known.
+    Where the decayed maximum wins, m_t = m_{t-1} + log_decay_t, elsewhere m_t = gate_t: a linear recurrence once the winners are known.
     """
-    if not (torch.is_grad_enabled() and (x.requires_grad or log_decay.requires_grad or first.requires_grad)):
-        return torch.zeros_like(m), torch.zeros_like(last)
-    kept = (log_decay + before >= x).detach()
-    follow, end = diagonal_scan(
-        torch.where(kept, log_decay, x), torch.where(kept, 0.0, -1000.0).to(m.dtype), first, return_final_state=True, **options
-    )
-    return follow - follow.detach(), end - end.detach()
+    kept = (log_decay + before >= gate).detach()
+    reset = torch.where(kept, 0.0, -1000.0).to(gate.dtype)  # as a log decay
+    m, last = diagonal_scan(torch.where(kept, log_decay, gate), reset, first, return_final_state=True, **options)
+    return m - m.detach(), last - last.detach()
+
+
+def _states(call: Recurrence, given: tuple[Tensor, ...] | None, shapes: dict[str, tuple[int, ...]], names: tuple[str, ...]) -> list[Tensor]:
+    """The initial states ``names``, checked; zeros when absent."""
+    if given is None:
+        return [call.like.new_zeros(call.sequences, *shapes[name], dtype=call.dtype) for name in names]
+    if not isinstance(given, (tuple, list)) or len(given) != len(names):
+        raise ValueError(f"initial_state: expected a tuple ({', '.join(names)}), got {type(given).__name__}")
+    return [call.checked(f"initial_state {name}", state, (call.sequences, *shapes[name])) for name, state in zip(names, given, strict=True)]

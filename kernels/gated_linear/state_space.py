@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def state_space_dual(
     when absent. Other arguments as in :func:`gated_linear_attention`. Returns y [B, T, H, P], and with ``return_final_state`` also the
     state after the last step.
     """
-    options = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
     call = Recurrence("gated_linear", "gated_linear_attention", "x", x, **options)
     if x.dim() != 4 or B.dim() != 4:
         raise ValueError(f"x, B: expected [B, T, H, P] and [B, T, G, N], got {list(x.shape)} and {list(B.shape)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,10 +38,10 @@ def symmetric_retention(
         raise ValueError(f"log_decay: expected [H], got {list(log_decay.shape)}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
-    options = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
     call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    past = gated_linear_attention(q, k, v, log_decay, scale=scale, **options)
+    past, _ = gated_linear_attention(q, k, v, log_decay, scale=scale, return_final_state=True, **options)
     q, k, v, log_decay = (value.to(call.dtype) for value in (q, k, v, log_decay))
     future = _future(q, k, v, log_decay, chunk_size, call.cu_seqlens, reverse)
     return (past + scale * future).to(past.dtype)
@@ -52,7 +54,8 @@ def _future(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int, cu_se
         slot = _slots(cu_seqlens, length, size, reverse)
         number = length // size + cu_seqlens.numel() - 1  # of chunks, at most
         q, k, v = (value.new_zeros(number * size, *value.shape[2:]).index_copy(0, slot, value[0]) for value in (q, k, v))
-        return _in_chunks(*(value.unflatten(0, (number, size)) for value in (q, k, v)), log_decay).flatten(0, 1).index_select(0, slot)[None]
+        q, k, v = (value.unflatten(0, (number, size)) for value in (q, k, v))
+        return _in_chunks(q, k, v, log_decay).flatten(0, 1).index_select(0, slot)[None]
     q, k, v = (value.flip(1) if reverse else value for value in (q, k, v))
     padding = (0, 0, 0, 0, 0, -length % size)
     q, k, v = (F.pad(value, padding).unflatten(1, ((length + size - 1) // size, size)) for value in (q, k, v))

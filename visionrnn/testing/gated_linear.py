@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from visionrnn.kernels import lightnet as lightnet_function
@@ -67,7 +69,7 @@ def gated(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value, state=False) | gates | states
 
 
-MLSTM = dict(timed=("q", "k", "v", "input_gate", "forget_gate"), kernel="gated_linear_attention", call=mlstm_call)
+MLSTM: dict[str, Any] = dict(timed=("q", "k", "v", "input_gate", "forget_gate"), kernel="gated_linear_attention", call=mlstm_call)
 
 
 @sample("gated_linear", "mlstm", states=("C", "n", "m"), **MLSTM)
