@@ -10,6 +10,7 @@
 namespace {
 
 constexpr int64_t CHUNK = 16;                                    // steps between kept states
+constexpr int64_t AHEAD = 2;                                     // steps between asking for a row and reading it
 constexpr int64_t COLUMNS = W == 16 ? 4 : 2, ROWS = 6;           // of vectors and of rows that a tile of a product holds in registers
 constexpr int64_t SUM_ROWS = 256, SUM_UNITS = 48;                // of a partial sum for the gradient of R, and of one thread's share
 
@@ -131,6 +132,13 @@ INLINE void load_gates(const Block& block, const float* from, int64_t row, int64
   for (int64_t g = 0; g < G; g++) to[g] = load_part(from + block.at(row, G, g) + v * W, lanes);
 }
 
+// Asks for a head's part of a row that is read a few steps later: heads lie far apart, which the processor does not foresee.
+template <int WRITE = 0>
+INLINE void prefetch(const Block& block, const float* from, int64_t row, int64_t parts) {
+  for (int64_t part = 0; part < parts; part++)
+    for (int64_t unit = 0; unit < block.shape.width; unit += 16) __builtin_prefetch(from + block.at(row, parts, part) + unit, WRITE);
+}
+
 // One step of one row. states, rec and cache are [parts][padded]; cache may be null.
 template <int64_t CELL>
 INLINE void step_ahead(const Block& block, const float* x, const float* bias, int64_t row, float* states, const float* rec, float* cache) {
@@ -169,6 +177,7 @@ void forward_block(const Block& block, const float* x, const float* packed, cons
     product<false>(packed, N.matrices * shape.vectors(), states, state, 1, D, 0, rec, N.matrices * P, running);
     for (int64_t n = 0; n < running; n++) {
       const int64_t row = block.row(n, t);
+      if (t + AHEAD < block.length(n)) prefetch(block, x, block.row(n, t + AHEAD), N.inputs);
       step_ahead<CELL>(block, x, b, row, states + n * state, rec + n * N.matrices * P, nullptr);
       memcpy(y + block.at(row, 1, 0), states + n * state, D * 4);
     }
@@ -181,6 +190,15 @@ struct Arguments {
   const float *x, *R, *bias, *initial, *y, *kept, *dy, *dfinal;
   float *dx, *dcandidate, *dinitial, *dR, *dbias;
 };
+
+INLINE void prefetch_back(const Block& block, const Arguments& given, int64_t inputs, int64_t n, int64_t t) {
+  if (t >= AHEAD) {
+    prefetch(block, given.dy, block.row(n, t - AHEAD), 1);
+    prefetch<1>(block, given.dx, block.row(n, t - AHEAD), inputs);
+  }
+  if (t >= CHUNK) prefetch(block, given.x, block.row(n, t - CHUNK), inputs);
+  if (t > CHUNK) prefetch(block, given.y, block.row(n, t - CHUNK - 1), 1);
+}
 
 // Memory of one thread for a chunk of a block, rows of one step together.
 struct ChunkScratch {
@@ -250,8 +268,10 @@ void backward_block(const Block& block, const Arguments& given, const float* pac
     for (int64_t t = t1 - 1; t >= t0; t--) {
       const int64_t first = offsets[t - t0], running = offsets[t - t0 + 1] - first;
       float* cache = to.cache + first * cached;
-      for (int64_t n = 0; n < running; n++)
+      for (int64_t n = 0; n < running; n++) {
+        prefetch_back(block, given, N.inputs, n, t);
         step_back<CELL>(block, given, block.row(n, t), to.y0 + (first + n) * P, cache + n * cached, to.carry + n * state);
+      }
       product<true>(packed_back, shape.vectors(), cache, cached, N.matrices, D, P, to.carry, state, running);
     }
   }
