@@ -88,9 +88,10 @@ def _segment(
 
 def _chunks(value: Tensor, size: int) -> Tensor:
     """[B, T, H, K] → [B, H, n, size, K], with zeros behind the last step."""
-    rest = -value.shape[1] % size
+    number = (value.shape[1] + size - 1) // size
+    rest = number * size - value.shape[1]
     value = F.pad(value, (0, 0, 0, 0, 0, rest)) if rest else value
-    return value.unflatten(1, (value.shape[1] // size, size)).permute(0, 3, 1, 2, 4)
+    return value.unflatten(1, (number, size)).permute(0, 3, 1, 2, 4)
 
 
 def _between_chunks(decays: Tensor | None, updates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

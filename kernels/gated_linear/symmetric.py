@@ -52,13 +52,14 @@ def _future(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int, cu_se
     length = q.shape[1]
     if cu_seqlens is not None:
         slot = _slots(cu_seqlens, length, size, reverse)
-        number = length // size + cu_seqlens.numel() - 1  # of chunks, at most
-        q, k, v = (value.new_zeros(number * size, *value.shape[2:]).index_copy(0, slot, value[0]) for value in (q, k, v))
-        q, k, v = (value.unflatten(0, (number, size)) for value in (q, k, v))
+        places = (length // size + cu_seqlens.numel() - 1) * size  # enough for every chunk
+        q, k, v = (value.new_zeros(places, *value.shape[2:]).index_copy(0, slot, value[0]) for value in (q, k, v))
+        q, k, v = (value.unflatten(0, (-1, size)) for value in (q, k, v))
         return _in_chunks(q, k, v, log_decay).flatten(0, 1).index_select(0, slot)[None]
     q, k, v = (value.flip(1) if reverse else value for value in (q, k, v))
-    padding = (0, 0, 0, 0, 0, -length % size)
-    q, k, v = (F.pad(value, padding).unflatten(1, ((length + size - 1) // size, size)) for value in (q, k, v))
+    number = (length + size - 1) // size
+    padding = (0, 0, 0, 0, 0, number * size - length)
+    q, k, v = (F.pad(value, padding).unflatten(1, (number, size)) for value in (q, k, v))
     out = _in_chunks(q, k, v, log_decay).flatten(1, 2)[:, :length]
     return out.flip(1) if reverse else out
 

@@ -138,7 +138,8 @@ def test_half_types_are_computed_in_float32(sample, dtype):
 def test_wrong_arguments_are_named(sample, fault):
     inputs = cast(sample.inputs(length=5, heads=2, key=3, value=4), torch.float32)
     for name, given in inputs.items():
-        if not isinstance(given, Tensor):
+        free = fault == "shape" and name == "v" and not sample.states  # any width of v is a right one where no state has it
+        if not isinstance(given, Tensor) or free:
             continue
         wrong = {
             "shape": given[..., :-1],

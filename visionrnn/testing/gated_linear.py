@@ -25,7 +25,7 @@ def linear_attention(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value)
 
 
-@sample(*FUNCTION, timed=TIMED[:3], states=STATE)
+@sample(*FUNCTION, timed=TIMED[:3], states=STATE, exact=False)
 def retention(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value) | {"log_decay": -draw(heads).abs() / 8}
 
@@ -69,7 +69,9 @@ def gated(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value, state=False) | gates | states
 
 
-MLSTM: dict[str, Any] = dict(timed=("q", "k", "v", "input_gate", "forget_gate"), kernel="gated_linear_attention", call=mlstm_call)
+MLSTM: dict[str, Any] = dict(
+    timed=("q", "k", "v", "input_gate", "forget_gate"), kernel="gated_linear_attention", call=mlstm_call, exact=False
+)
 
 
 @sample("gated_linear", "mlstm", states=("C", "n", "m"), **MLSTM)
@@ -91,7 +93,7 @@ def lightnet_call(S, z, **inputs):
     return lightnet_function(**inputs, initial_state=(S, z))
 
 
-@sample("gated_linear", "lightnet", timed=TIMED[:3], states=("S", "z"), kernel="gated_linear_attention", call=lightnet_call)
+@sample("gated_linear", "lightnet", timed=TIMED[:3], states=("S", "z"), kernel="gated_linear_attention", call=lightnet_call, exact=False)
 def lightnet(draw, batch, length, heads, key, value):
     states = {"S": draw(batch, heads, key, value), "z": draw(batch, heads, key)}
     return attention(draw, batch, length, heads, key, value, state=False) | states
@@ -108,6 +110,7 @@ def symmetric_retention_call(return_final_state, **inputs):
     kernel="gated_linear_attention",
     call=symmetric_retention_call,
     options={"chunk_size": 16},
+    exact=False,
 )
 def symmetric_retention(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value, state=False) | {"log_decay": -draw(heads).abs() / 8}
@@ -120,6 +123,7 @@ def symmetric_retention(draw, batch, length, heads, key, value):
     states=STATE,
     kernel="gated_linear_attention",
     options={"dt_softplus": True},
+    exact=False,
 )
 def state_space_dual(draw, batch, length, heads, key, value):
     """``heads`` groups, each for two heads."""
