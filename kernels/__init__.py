@@ -13,10 +13,11 @@ from .diagonal import diagonal_scan, prefix_softmax, selective_scan
 from .diagonal.forms import longhorn, lru, min_gru, min_lstm, s4d
 from .dispatch import available_backends
 from .gated_linear import gated_linear_attention, lightnet, mlstm, state_space_dual, symmetric_retention
-from .nonlinear import nonlinear_rnn
+from .nonlinear import bidirectional_nonlinear_rnn, nonlinear_rnn
 
 __all__ = [
     "available_backends",
+    "bidirectional_nonlinear_rnn",
     "delta_rule",
     "diagonal_scan",
     "gated_linear_attention",

@@ -65,6 +65,41 @@ def nonlinear_rnn(
     return y, states[0] if len(states) == 1 else states
 
 
+def bidirectional_nonlinear_rnn(
+    x: Tensor,
+    R: Tensor,
+    bias: Tensor | None = None,
+    initial_state: Sequence[Tensor | Sequence[Tensor]] | None = None,
+    *,
+    cell: str = "lstm",
+    normalizer_floor: bool = True,
+    return_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, tuple]:
+    """:func:`nonlinear_rnn` ahead and in reverse, each direction with its own x, R, bias and states; outputs side by side.
+
+    x: [2, B, T, G, H, D]; R: [2, G, H, D_out, D_in]; bias: [2, G, H, D]; initial_state: a pair of what :func:`nonlinear_rnn` takes.
+    Index 0 runs ahead. Returns y [B, T, 2 H, D], the heads that run ahead first, and with ``return_final_state`` the pair of states:
+    ahead after the last step, in reverse after the first. Raises ValueError as :func:`nonlinear_rnn`.
+    """
+    for name, value in (("x", x), ("R", R), *((("bias", bias),) if bias is not None else ())):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected two directions [2, ...], got {list(value.shape)}")
+    outputs, states = [], []
+    for i, reverse in enumerate((False, True)):
+        y, state = nonlinear_rnn(
+            x[i], R[i], None if bias is None else bias[i], None if initial_state is None else initial_state[i],
+            cell=cell, normalizer_floor=normalizer_floor, return_final_state=True, reverse=reverse,
+            cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=backend,
+        )  # fmt: skip
+        outputs.append(y)
+        states.append(state)
+    both = torch.cat(outputs, 2)
+    return (both, tuple(states)) if return_final_state else both
+
+
 def _stacked(call: Recurrence, given: Tensor | Sequence[Tensor] | None, names: tuple[str, ...], shape: tuple[int, ...]) -> Tensor | None:
     """[B, states, H, D] from a tuple of states, each checked under its own name."""
     if given is None:

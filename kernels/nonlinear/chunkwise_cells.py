@@ -7,6 +7,8 @@ steps: there factors are such that gradients pass and nothing is added.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -122,10 +124,8 @@ class SLSTM:
 
     @staticmethod
     def mask(factors: dict[str, Tensor], valid: Tensor) -> None:
-        for name in ("c", "n"):
-            factors[name].mul_(valid.unsqueeze(3))
-        for name in ("f", "o", "y_c", "y_n"):
-            factors[name].mul_(valid)
+        for name in ("c", "n", "f", "o", "y_c", "y_n"):  # not a product: n may be zero where a sequence is empty
+            factors[name] = torch.where((valid > 0).unsqueeze(3) if name in "cn" else valid > 0, factors[name], 0)
         for name in ("forget", "above"):
             if name in factors:
                 factors[name] = torch.where(valid > 0, factors[name], 1)
@@ -162,4 +162,4 @@ def _stabilised(i: Tensor, f: Tensor, n: Tensor, m: Tensor) -> tuple[Tensor, Ten
     return forget, (i - new).exp_(), new, to_old
 
 
-STEPS = {"elman": Elman, "gru": GRU, "lstm": LSTM, "slstm": SLSTM, "slstm_floor": FlooredSLSTM}
+STEPS: dict[str, Any] = {"elman": Elman, "gru": GRU, "lstm": LSTM, "slstm": SLSTM, "slstm_floor": FlooredSLSTM}

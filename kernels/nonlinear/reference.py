@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +17,8 @@ def nonlinear_rnn(
 
     Returns y [B, T, H, D], final state [B, states, H, D].
     """
-    step = {"elman": _elman, "gru": _gru, "lstm": _lstm, "slstm": _slstm_floor if normalizer_floor else _slstm}[cell]
+    steps: dict[str, Callable] = {"elman": _elman, "gru": _gru, "lstm": _lstm, "slstm": partial(_slstm, floor=normalizer_floor)}
+    step = steps[cell]
     outputs = []
     for t, x_t in enumerate(x.unbind(1)):
         recurrent = torch.einsum("ghoi,bhi->bgho", R, state[:, 0])
@@ -47,7 +51,7 @@ def _lstm(x: Tensor, recurrent: Tensor, bias: Tensor | None, y: Tensor, c: Tenso
 
 
 def _slstm(
-    x: Tensor, recurrent: Tensor, bias: Tensor | None, y: Tensor, c: Tensor, n: Tensor, m: Tensor, floor: bool = False
+    x: Tensor, recurrent: Tensor, bias: Tensor | None, y: Tensor, c: Tensor, n: Tensor, m: Tensor, floor: bool
 ) -> tuple[Tensor, ...]:
     i, f, z, o = _gates(x, recurrent, bias)
     old = F.logsigmoid(f) + m
@@ -58,7 +62,3 @@ def _slstm(
     c, n = forget * c + keep * z.tanh(), forget * n + keep
     n = n.clamp(min=1) if floor else n
     return o.sigmoid() * c / n, c, n, m
-
-
-def _slstm_floor(*arguments: Tensor) -> tuple[Tensor, ...]:
-    return _slstm(*arguments, floor=True)
