@@ -11,7 +11,7 @@ constexpr int64_t PART = 512;  // most channels that a thread walks together
 struct Shape {
   const int64_t* starts;
   int64_t sequences, channels, reverse;
-  int64_t part() const { return std::min(PART, round_up((channels + 1) / 2, 64)); }
+  int64_t part() const { return std::min(PART, round_up(channels / 2 + 1, 64)); }
   int64_t parts() const { return (channels + part() - 1) / part(); }
   int64_t tasks() const { return sequences * parts(); }
 };

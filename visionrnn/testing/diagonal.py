@@ -89,7 +89,8 @@ def prefix_softmax(draw, batch, length, heads, key, value):
     }
 
 
-@sample("diagonal", "prefix_softmax", timed=("scores", "values"), states=SUMS, call=_prefix_softmax)
+@sample("diagonal", "prefix_softmax", timed=("scores", "values"), states=SUMS, call=_prefix_softmax, exact=False)
 def rwkv4(draw, batch, length, heads, key, value):
+    """Not exact: torch sums the gradient of the decay over time."""
     channels = heads * key
     return {**prefix_softmax(draw, batch, length, channels, key, 1), "log_decay": -draw(channels).exp(), "bonus": draw(channels)}
