@@ -13,7 +13,7 @@ from .diagonal import diagonal_scan, prefix_softmax, selective_scan
 from .diagonal.forms import longhorn, lru, min_gru, min_lstm, s4d
 from .dispatch import available_backends
 from .gated_linear import gated_linear_attention, lightnet, mlstm, state_space_dual, symmetric_retention
-from .nonlinear import bidirectional_nonlinear_rnn, nonlinear_rnn
+from .nonlinear import bidirectional_nonlinear_rnn, newton_rnn, nonlinear_rnn
 
 __all__ = [
     "available_backends",
@@ -28,6 +28,7 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "mlstm",
+    "newton_rnn",
     "nonlinear_rnn",
     "prefix_softmax",
     "s4d",

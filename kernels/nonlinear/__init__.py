@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ..recurrence import Recurrence
 from .cells import CELLS
+from .newton import newton_rnn
+
+__all__ = ["bidirectional_nonlinear_rnn", "newton_rnn", "nonlinear_rnn"]
 
 
 def nonlinear_rnn(
