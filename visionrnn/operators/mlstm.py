@@ -81,6 +81,6 @@ class MLSTM(Operator):
 
     @staticmethod
     def _blocks(x: Tensor, weight: Tensor) -> Tensor:
-        """Each block of channels through a matrix of its own. x: [B, T, D], weight: [D / block, block in, block out]."""
+        """Each block of channels through a matrix of its own. x: [B, T, D], weight: [D / block, block out, block in]."""
         x = x.unflatten(-1, weight.shape[:2])
-        return torch.einsum("btni,nio->btno", x.to(weight.dtype), weight).flatten(2)
+        return torch.einsum("btni,noi->btno", x.to(weight.dtype), weight).flatten(2)
