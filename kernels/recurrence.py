@@ -10,6 +10,8 @@ from torch import Tensor
 from .dispatch import choose, implementation
 from .packing import Rows, boundaries
 
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}  # dtype.to_complex() cannot be traced
+
 
 class Recurrence:
     """Collects the arguments of one call, checking each, and runs it on a back end.
@@ -57,7 +59,7 @@ class Recurrence:
         """A state before the first step, [B, *shape] (one row per sequence with cu_seqlens); ``default`` everywhere when it is None."""
         shape = (self.sequences, *shape)
         if value is None:
-            value = self.like.new_full(shape, default, dtype=self.dtype.to_complex() if complex else self.dtype)
+            value = self.like.new_full(shape, default, dtype=COMPLEX[self.dtype] if complex else self.dtype)
         self._other[name] = self.checked(name, value, shape)
 
     def run(self, **options: Any) -> tuple[Tensor, ...]:
