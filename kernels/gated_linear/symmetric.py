@@ -49,33 +49,32 @@ def symmetric_retention(
 
 def _future(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int, cu_seqlens: Tensor | None, reverse: bool) -> Tensor:
     """The part of later steps of the same chunk, [B, T, H, V]."""
-    length = q.shape[1]
+    batch, length = q.shape[:2]
     if cu_seqlens is not None:
-        slot = _slots(cu_seqlens, length, size, reverse)
-        places = (length // size + cu_seqlens.numel() - 1) * size  # enough for every chunk
-        q, k, v = (value.new_zeros(places, *value.shape[2:]).index_copy(0, slot, value[0]) for value in (q, k, v))
-        q, k, v = (value.unflatten(0, (-1, size)) for value in (q, k, v))
-        return _in_chunks(q, k, v, log_decay).flatten(0, 1).index_select(0, slot)[None]
+        places = _places(cu_seqlens, length, size, reverse)
+        number = (length + (cu_seqlens.numel() - 1) * (size - 1)) // size  # of chunks, at most
+        q, k, v = (value.new_zeros(number, size, *value.shape[2:]).index_put(places, value[0]) for value in (q, k, v))
+        return _in_chunks(q, k, v, log_decay)[places][None]
     q, k, v = (value.flip(1) if reverse else value for value in (q, k, v))
     number = (length + size - 1) // size
     padding = (0, 0, 0, 0, 0, number * size - length)
-    q, k, v = (F.pad(value, padding).unflatten(1, (number, size)) for value in (q, k, v))
-    out = _in_chunks(q, k, v, log_decay).flatten(1, 2)[:, :length]
+    q, k, v = (F.pad(value, padding).reshape(batch * number, size, *value.shape[2:]) for value in (q, k, v))
+    out = _in_chunks(q, k, v, log_decay).unflatten(0, (batch, number)).flatten(1, 2)[:, :length]
     return out.flip(1) if reverse else out
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
-    """q, k, v: [..., size, H, K or V], whole chunks in the order of the run."""
-    q, k, v = (value.transpose(-3, -2) for value in (q, k, v))  # [..., H, size, K or V]
-    steps = torch.arange(q.shape[-2], device=q.device)
+    """q, k, v: [chunks, size, H, K or V], in the order of the run. Head by head: nothing is copied, any number exports."""
+    steps = torch.arange(q.shape[1], device=q.device)
     distance = (steps[None, :] - steps[:, None]).clamp(min=0)  # of the key after the query
-    weight = torch.where(distance > 0, (log_decay[:, None, None] * distance).exp(), 0.0)  # [H, size, size]
-    return (q @ k.transpose(-1, -2) * weight @ v).transpose(-3, -2)
+    weights = torch.where(distance > 0, (log_decay[:, None, None] * distance).exp(), 0.0)  # [H, size, size]
+    heads = zip(q.unbind(2), k.unbind(2), v.unbind(2), weights.unbind(0), strict=True)
+    return torch.stack([torch.bmm(torch.bmm(q_h, k_h.transpose(1, 2)) * weight, v_h) for q_h, k_h, v_h, weight in heads], 2)
 
 
-def _slots(cu_seqlens: Tensor, length: int, size: int, reverse: bool) -> Tensor:
-    """[N]: place of each packed step when the chunks of all sequences stand one after another, each ``size`` steps long."""
+def _places(cu_seqlens: Tensor, length: int, size: int, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Chunk and place in it, both [N], of each packed step when the chunks of all sequences are numbered through."""
     sequence, steps = sequence_of(cu_seqlens, length), torch.arange(length, device=cu_seqlens.device)
     chunks = (cu_seqlens.diff() + size - 1) // size
     step = cu_seqlens[sequence + 1] - 1 - steps if reverse else steps - cu_seqlens[sequence]
-    return (chunks.cumsum(0) - chunks)[sequence] * size + step
+    return (chunks.cumsum(0) - chunks)[sequence] + step // size, step % size
