@@ -1,7 +1,5 @@
 """Packed sequences [1, N, ...] with boundaries ``cu_seqlens`` ↔ padded rows [S, T, ...]."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -9,14 +7,16 @@ from torch import Tensor
 def boundaries(cu_seqlens: Tensor, like: Tensor) -> Tensor:
     """``cu_seqlens`` [S + 1] as int64 beside ``like`` [1, N, ...]. Raises ValueError for anything but 0 = first ≤ … ≤ last = N.
 
-    Values are checked on a CPU only (a GPU would have to be waited for), and not while a graph is traced.
+    Values are checked on a CPU only: a GPU would have to be waited for. In a traced graph the check is an op that runs with it.
     """
     batch, length = like.shape[:2]
     if batch != 1:
         raise ValueError(f"cu_seqlens goes with batch size 1 (all sequences packed along time); got batch size {batch}")
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 1 or cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"cu_seqlens: expected integers [S + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+    if cu_seqlens.device.type == "cpu" and torch.compiler.is_compiling():
+        cu_seqlens = _checked_values(cu_seqlens, length)
+    elif cu_seqlens.device.type == "cpu":
         check_values(cu_seqlens, length)
     return cu_seqlens.to(like.device, torch.int64).contiguous()
 
@@ -25,6 +25,17 @@ def check_values(cu_seqlens: Tensor, length: int) -> None:
     """Raises ValueError unless 0 = first ≤ … ≤ last = length."""
     if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != length or bool((cu_seqlens.diff() < 0).any()):
         raise ValueError(f"cu_seqlens: expected 0 ≤ … ≤ {length} (the packed length) in rising order, got {cu_seqlens.tolist()}")
+
+
+@torch.library.custom_op("visionrnn::checked_boundaries", mutates_args=(), device_types="cpu")
+def _checked_values(cu_seqlens: Tensor, length: int) -> Tensor:
+    check_values(cu_seqlens, length)
+    return cu_seqlens.clone()
+
+
+@_checked_values.register_fake
+def _(cu_seqlens, length):
+    return cu_seqlens.new_empty(cu_seqlens.shape)
 
 
 def padded_index(cu_seqlens: Tensor, length: int, max_seqlen: int | None = None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from recurrence_checks import cast, packed_inputs, samples
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from visionrnn.kernels import diagonal_scan
 from visionrnn.testing import error
 
 COMPILER = "aot_eager"  # traces forward and backward as every compiler does, without generating code
@@ -109,3 +110,12 @@ def test_autocast_keeps_gates_and_states_in_float32(sample):
     assert out.dtype == torch.float32 and all(state.dtype == torch.float32 for state in states)
     for args in calls.values():
         assert all(given.dtype in (torch.float32, torch.int64) for given in args if isinstance(given, Tensor))
+
+
+def test_wrong_boundaries_are_refused_in_compiled_code():
+    torch._dynamo.reset()
+    scan = torch.compile(lambda x, bounds: diagonal_scan(x, -x, cu_seqlens=bounds), fullgraph=True, backend=COMPILER)
+    x = torch.rand(1, 9, 4)
+    assert torch.equal(scan(x, torch.tensor([0, 4, 9])), diagonal_scan(x, -x, cu_seqlens=torch.tensor([0, 4, 9])))
+    with pytest.raises(ValueError, match="cu_seqlens: expected 0 ≤ … ≤ 9"):
+        scan(x, torch.tensor([0, 400, 9]))
