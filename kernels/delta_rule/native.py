@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..native import call
 
-CHUNK = 32  # steps between the states that the forward keeps for the backward, as in the C++ source
+CHUNK = 64  # steps between the states that the forward keeps for the backward, as in the C++ source
 
 
 def delta_rule(
@@ -109,7 +109,7 @@ def _delta_rule_backward(
         "delta_rule_backward", q, k, v, beta, log_decay, cu_seqlens, kept, residual, grad_o.contiguous(), grad_final.contiguous(),
         *grads, grad_state, *_sizes(k, log_decay, grad_final, scale, reverse),
     )  # fmt: skip
-    return *grads, grad_state
+    return grads[0], grads[1], grads[2], grads[3], grads[4], grad_state
 
 
 @_delta_rule_backward.register_fake
@@ -181,7 +181,7 @@ def _generalized_delta_rule_backward(
         "generalized_delta_rule_backward", q, k, v, a, b, log_decay, cu_seqlens, kept, residual, grad_o.contiguous(),
         grad_final.contiguous(), *grads, scale, *grad_final.shape, reverse,
     )  # fmt: skip
-    return tuple(grads)
+    return grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]
 
 
 @_generalized_delta_rule_backward.register_fake

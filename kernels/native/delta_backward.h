@@ -32,7 +32,8 @@ struct Work {
     sinks = scratch.take(2 * N * values);
     H = scratch.take(WRITES * values);
     for (auto& block : blocks) block.place(call, scratch.take(Block<GENERAL>::size(call)));
-    memset((void*)G, 0, shape.size() * sizeof(float));
+    memset((void*)G, 0, shape.size() * sizeof(float));  // what lies beyond the last value column stays zero in both
+    memset((void*)H, 0, WRITES * values * sizeof(float));
   }
 };
 
@@ -229,18 +230,12 @@ template <bool GENERAL, int P, bool DECAY>
 void backward_panel(const Call& call, const Block<GENERAL>& block, const Work<GENERAL>& work, int64_t h, int64_t first, const float* S, float* G,
                     const float* x, vec* sum_log, const Gradients& grad) {
   const int64_t keys = call.key_vectors() * W;
-  vec Y[2 * N * P], E[Block<GENERAL>::WRITES * P], both[P], rows[2 * N * P] = {};
+  vec Y[2 * N * P], E[Block<GENERAL>::WRITES * P], both[P], rows[2 * N * P];
   read_rows<P>(block.outputs, S, call.value, work.sinks, work.values, Y);
   read_panel<Block<GENERAL>::WRITES, P>(G, call.value, x, work.values, E);
   for (int p = 0; p < P; p++) {
-    vec even{}, odd{};
-    if (DECAY)
-      for (int64_t v = 0; v < work.shape.rows; v += 2) {
-        even += load(S + (v * P + p) * W) * load(G + (v * P + p) * W);
-        odd += load(S + ((v + 1) * P + p) * W) * load(G + ((v + 1) * P + p) * W);
-      }
-    both[p] = even + odd;
-    for (int64_t r = 0; r < N + block.outputs; r++) rows[r * P + p] = load(block.reads + r * keys + (first + p) * W);
+    both[p] = DECAY ? dot_rows<P>(S + p * W, G + p * W, call.value) : vec{};
+    for (int64_t r = 0; r < 2 * N; r++) rows[r * P + p] = load(block.reads + r * keys + (first + p) * W);
   }
   write_rows<P, DECAY ? BY_LANE : NOT>(block.outputs, G, call.value, work.sinks, work.values, rows, block.total + first * W);
   for (int p = 0; p < P; p++)
@@ -270,6 +265,29 @@ void backward_block(const Call& call, Work<GENERAL>& work, int64_t b, int64_t h,
     if (block.begins[j]) grad.log_decay[block.token[j] * call.heads + h] = sum[j];
 }
 
+// Asks for what the chunk at step n, the next one to be walked, needs; a part of it at each block b of this one.
+template <bool GENERAL>
+INLINE void fetch_ahead(const Call& call, int64_t s, int64_t h, int64_t n, int64_t b, int64_t length, const float* kept, const float* residual,
+                 const float* d_o, const Gradients& grad) {
+  Block<GENERAL> block;
+  block.find(call, s, n + b * N, length);
+  prefetch_steps<GENERAL, 2>(call, block, h);
+  for (int64_t j = 0; j < block.count; j++) {
+    const int64_t head = block.token[j] * call.heads + h, row = block.step[j] * call.heads + h;
+    prefetch<2>(residual + row * call.value, call.value);
+    prefetch_to_write(grad.v + row * call.value, call.value);
+    prefetch_to_write(grad.k + row * call.key, call.key);
+    if (GENERAL) prefetch_to_write(grad.a + row * call.key, call.key);
+    if (GENERAL) prefetch_to_write(grad.b + row * call.key, call.key);
+    if (block.output[j] < 0) continue;
+    prefetch<2>(d_o + head * call.value, call.value);
+    prefetch_to_write(grad.q + head * call.key, call.key);
+    if (call.decays == 2) prefetch_to_write(grad.log_decay + head * call.key, call.key);
+  }
+  const int64_t part = call.key * call.value / BLOCKS;
+  prefetch<2>(kept + call.kept(s, h, n) + b * part, part);
+}
+
 template <bool GENERAL>
 void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, const float* residual, const float* d_o, const float* d_final,
                    const Gradients& grad, Scratch& scratch) {
@@ -284,7 +302,7 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
     for (int64_t b = 0; b < blocks; b++) {
       Block<GENERAL>& block = work.blocks[b];
       float *x = work.x + b * Work<GENERAL>::WRITES * work.values, *state = work.states + b * shape.size();
-      block.find(call, s, h, n + b * N, length);
+      block.find(call, s, n + b * N, length);
       block.prepare(call, h);
       load_written(call, block, h, residual, work.values, x);
       for (int64_t first = 0; first < shape.vectors && b + 1 < blocks; first += PANEL) {
@@ -296,6 +314,7 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
       }
     }
     for (int64_t b = blocks - 1; b >= 0; b--) {
+      if (n > 0) fetch_ahead<GENERAL>(call, s, h, n - CHUNK, b, length, kept, residual, d_o, grad);
       if (call.decays)
         backward_block<GENERAL, true>(call, work, b, h, residual, d_o, grad);
       else

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int N = 4;            // steps of a block
-constexpr int64_t CHUNK = 32;   // steps between the states that the forward keeps
+constexpr int64_t CHUNK = 64;   // steps between the states that the forward keeps
 constexpr int64_t BLOCKS = CHUNK / N;
 
 // One call. Row r of q, o and log_decay is a token, of the others a step. Sequence s is tokens [starts[s], starts[s + 1]).
@@ -47,13 +47,36 @@ struct Block {
     total = decays + N * keys;
   }
   int64_t there(int j, int64_t lanes) const { return j < count ? lanes : 0; }
-  void find(const Call& call, int64_t s, int64_t h, int64_t n, int64_t length);
+  void find(const Call& call, int64_t s, int64_t n, int64_t length);
   void prepare(const Call& call, int64_t h);
 };
 
+// Rows of one head lie far apart, which hardware does not foresee.
+template <int LEVEL>
+INLINE void prefetch(const float* row, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(row + i, 0, LEVEL == 1 ? 3 : 2);
+}
+INLINE void prefetch_to_write(const float* row, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(row + i, 1, 2);
+}
+template <bool GENERAL, int LEVEL>  // inlined: GCC drops calls of functions that do nothing else
+INLINE void prefetch_steps(const Call& call, const Block<GENERAL>& block, int64_t h) {
+  for (int64_t j = 0; j < block.count; j++) {
+    const int64_t head = block.token[j] * call.heads + h, row = block.step[j] * call.heads + h;
+    prefetch<LEVEL>(call.k + row * call.key, call.key);
+    prefetch<LEVEL>(call.v + row * call.value, call.value);
+    if (block.output[j] >= 0) prefetch<LEVEL>(call.q + head * call.key, call.key);
+    if (call.decays == 2) prefetch<LEVEL>(call.log_decay + head * call.key, call.key);
+    if (GENERAL) {
+      prefetch<LEVEL>(call.a + row * call.key, call.key);
+      prefetch<LEVEL>(call.b + row * call.key, call.key);
+    }
+  }
+}
+
 // The rows of the steps n, n + 1, ... of a sequence that has `length` of them.
 template <bool GENERAL>
-void Block<GENERAL>::find(const Call& call, int64_t s, int64_t h, int64_t n, int64_t length) {
+void Block<GENERAL>::find(const Call& call, int64_t s, int64_t n, int64_t length) {
   count = std::min<int64_t>(N, length - n);
   outputs = 0;
   int64_t t = n / call.steps, inside = n % call.steps;
@@ -62,7 +85,6 @@ void Block<GENERAL>::find(const Call& call, int64_t s, int64_t h, int64_t n, int
     step[j] = token[j] * call.steps + inside;
     begins[j] = inside == 0;
     output[j] = j < count && inside == call.steps - 1 ? outputs++ : -1;
-    beta[j] = !GENERAL && j < count ? call.beta[step[j] * call.heads + h] : 0.f;
     if (++inside == call.steps) inside = 0, t++;
   }
 }
@@ -70,6 +92,7 @@ void Block<GENERAL>::find(const Call& call, int64_t s, int64_t h, int64_t n, int
 template <bool GENERAL>
 void Block<GENERAL>::prepare(const Call& call, int64_t h) {
   const int64_t keys = call.key_vectors() * W;
+  for (int j = 0; j < N; j++) beta[j] = !GENERAL && j < count ? call.beta[step[j] * call.heads + h] : 0.f;
   vec dots[N * N * PER];
 #pragma GCC unroll 32
   for (int i = 0; i < N * N * PER; i++) dots[i] = vec{};

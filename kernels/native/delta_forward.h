@@ -56,12 +56,18 @@ void forward_task(const Call& call, int64_t s, int64_t h, const float* initial, 
   const Panels shape{call.key, call.value_vectors()};
   const int64_t plain = (s * call.heads + h) * call.key * call.value, length = (call.starts[s + 1] - call.starts[s]) * call.steps;
   float* state = scratch.take(shape.size());
-  Block<GENERAL> block;
+  Block<GENERAL> block, ahead;
   block.place(call, scratch.take(Block<GENERAL>::size(call)));
   load_panels(shape, initial + plain, call.value, state);
   for (int64_t n = 0; n < length; n += N) {
     if (to.kept && n % CHUNK == 0) store_panels(shape, state, call.value, to.kept + call.kept(s, h, n));
-    block.find(call, s, h, n, length);
+    ahead.find(call, s, n + 2 * N, length);
+    prefetch_steps<GENERAL, 1>(call, ahead, h);
+    for (int64_t j = 0; j < ahead.count; j++) {
+      if (to.residual) prefetch_to_write(to.residual + (ahead.step[j] * call.heads + h) * call.value, call.value);
+      if (ahead.output[j] >= 0) prefetch_to_write(to.o + (ahead.token[j] * call.heads + h) * call.value, call.value);
+    }
+    block.find(call, s, n, length);
     block.prepare(call, h);
     for (int64_t first = 0; first < shape.vectors; first += PANEL) {
       if (shape.width(first) == PANEL)

@@ -128,7 +128,7 @@ INLINE void read_panel(const float* panel, int64_t rows, const float* coefficien
     for (int p = 0; p < P; p++) x[p] = load(panel + (i * P + p) * W);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const vec c = fill(coefficient[r * stride + i]);
+      const float c = coefficient[r * stride + i];
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) total[r][p] += c * x[p];
     }
@@ -137,6 +137,18 @@ INLINE void read_panel(const float* panel, int64_t rows, const float* coefficien
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int p = 0; p < P; p++) out[r * P + p] = total[r][p];
+}
+
+// Lane by lane, the sum of products of two panels.
+template <int P>
+INLINE vec dot_rows(const float* a, const float* b, int64_t rows) {
+  vec total[4] = {};
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4)
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < 4; r++) total[r] += load(a + (i + r) * P * W) * load(b + (i + r) * P * W);
+  for (; i < rows; i++) total[0] += load(a + i * P * W) * load(b + i * P * W);
+  return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 enum Scaling { NOT, BY_ROW, BY_LANE };
@@ -162,7 +174,7 @@ INLINE void write_panel(const float* from, float* to, int64_t rows, const float*
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const vec c = fill(coefficient[r * stride + i]);
+      const float c = coefficient[r * stride + i];
 #pragma GCC unroll 2
       for (int p = 0; p < P; p++) x[p] += c * part[r][p];
     }
