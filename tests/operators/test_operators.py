@@ -93,6 +93,8 @@ def test_bidirectional_form_sees_both_ways(name):
     changed[:, 18] += 1
     difference = (mixer(x) - mixer(changed)).abs().amax((0, 2))
     assert (difference > 1e-12).all()
+    separate = torch.cat([mixer(part) for part in x.split(LENGTHS, 1) if part.shape[1]], 1)
+    assert error(mixer(x, torch.tensor([0, *LENGTHS]).cumsum(0), max(LENGTHS)), separate) < 1e-11
 
 
 @EVERY
@@ -151,6 +153,20 @@ def test_packed_sequences_go_on(name):
 def test_float32_is_close_to_float64(name):
     exact, out = build(name)(inputs()), build(name, torch.float32)(inputs(dtype=torch.float32))
     assert error(out, exact) < 1e-4
+
+
+@EVERY
+def test_half_weights_and_large_or_no_inputs(name):
+    operator, x = build(name, torch.float32), inputs(dtype=torch.float32)
+    for scaled in (0 * x, 1000 * x):
+        scaled.requires_grad_()
+        out = operator(scaled)
+        assert out.isfinite().all() and torch.autograd.grad(out.mean(), scaled)[0].isfinite().all()
+    assert operator(x[:, :0]).shape == (2, 0, DIM)
+    assert operator(x[:1, :0], torch.tensor([0, 0, 0]), 0).shape == (1, 0, DIM)
+    expected = operator(x)
+    half = operator.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16 and error(half, expected) < 0.2
 
 
 @EVERY

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from visionrnn.kernels import lru
+from visionrnn.layers.heads import at_least_float32
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -43,11 +44,11 @@ class LRU(Operator):
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
-        B = self.gamma_log.exp().unsqueeze(-1) * torch.complex(*self.B.unbind(0))
+        nu, theta, gamma = (at_least_float32(value).exp() for value in (self.nu_log, self.theta_log, self.gamma_log))
+        B, C = (torch.complex(*at_least_float32(value).unbind(0)) for value in (self.B, self.C))
         with torch.autocast(x.device.type, enabled=False):  # complex products have no half types
             y, h = lru(
-                x, torch.complex(-self.nu_log.exp(), self.theta_log.exp()), B, torch.complex(*self.C.unbind(0)), self.D,
-                (state or {}).get("h"), return_final_state=True,
+                x, torch.complex(-nu, theta), gamma.unsqueeze(-1) * B, C, self.D, (state or {}).get("h"), return_final_state=True,
                 cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
             )  # fmt: skip
         return y, {"h": h}

@@ -36,7 +36,7 @@ class MoM(Operator):
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
-        batch, length, _ = x.shape
+        batch, length, dim = x.shape
         memory, weight = self.route(x)
         if cu_seqlens is None:
             sequences, sequence = batch, torch.arange(batch, device=x.device).repeat_interleave(length)
@@ -50,7 +50,7 @@ class MoM(Operator):
             state = {name: value.flatten(0, 1) for name, value in state.items()}
         copies = x.flatten(0, 1).index_select(0, order // memory.shape[-1])
         y, state = self.mixer.mix(copies.unsqueeze(0), state, bounds)
-        y = torch.empty_like(y[0]).index_copy(0, order, y[0]).unflatten(0, (batch, length, -1))  # [B, T, copies, C]
+        y = torch.empty_like(y[0]).index_copy(0, order, y[0]).view(batch, length, memory.shape[-1], dim)  # [B, T, copies, C]
         y = torch.einsum("btm,btmc->btc", weight.to(y.dtype), y)
         return y, {name: value.unflatten(0, (sequences, memories)) for name, value in state.items()}
 

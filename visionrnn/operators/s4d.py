@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import s4d
+from visionrnn.layers.heads import at_least_float32
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -38,8 +39,9 @@ class S4D(Operator):
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
+        real, imaginary, *C = (at_least_float32(value) for value in (self.A_real_log, self.A_imag, *self.C.unbind(0)))
         y, h = s4d(
-            x, self.dt_log.exp(), torch.complex(-self.A_real_log.exp(), self.A_imag), torch.complex(*self.C.unbind(0)), self.D,
+            x, at_least_float32(self.dt_log).exp(), torch.complex(-real.exp(), imaginary), torch.complex(*C), self.D,
             (state or {}).get("h"), return_final_state=True,
             cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
