@@ -6,9 +6,13 @@ sums are subtracted in the type of the computation, and with log decays ≤ 0 no
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .rotation import in_turning_frame
 
 CHUNK = 32
 SEGMENT_ELEMENTS = 1 << 18  # of a segment's keys: what is worked on at a time stays near the cache
@@ -35,20 +39,12 @@ def complex_gated_linear_attention(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float
 ) -> tuple[Tensor, Tensor]:
     """q, k: [B, T, H, K], real; v: [B, T, H, V], real; log_decay: complex [B, T, H, K]; state: complex [B, H, K, V]
-    → o [B, T, H, V], real, and the final state.
-
-    In a frame that turns with the sum of the phases so far, real and imaginary rows of the state decay separately: a real recurrence
-    with 2K keys. The sum needs double precision, since it grows with T.
-    """
+    → o [B, T, H, V], real, and the final state."""
     if q.shape[1] == 0:
         return v.clone(), state.clone()
     angle = log_decay.imag.double().cumsum(1)
-    cosine, sine = angle.cos().to(q.dtype), -angle.sin().to(q.dtype)
-    q, k = (torch.cat([value * cosine, value * sine], -1) for value in (q, k))
-    magnitude = torch.cat([log_decay.real, log_decay.real], -1)
-    o, final = gated_linear_attention(q, k, v, magnitude, torch.cat([state.real, state.imag], -2), bonus=None, scale=scale)
-    turned = torch.complex(*final.chunk(2, -2))
-    return o, turned * torch.complex(cosine[:, -1], -sine[:, -1])[..., None]
+    angles = angle, torch.zeros_like(angle[:, 0]), angle[:, -1]
+    return in_turning_frame(partial(gated_linear_attention, bonus=None, scale=scale), q, k, v, log_decay, state, angles)
 
 
 def max_plus_scan(x: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 """Calls the C++ routines through opaque custom ops with a backward op of their own."""
 
+from functools import partial
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from ..native import call, library
+from .rotation import in_turning_frame, packed_angles
 
 KEEP = 64  # steps between the states that the forward keeps for the backward, as in the C++ source
 
@@ -26,6 +28,14 @@ def gated_linear_attention(
     → o [B, T, H, V], final state."""
     keep = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (q, k, v, log_decay, bonus, state))
     return _gated_linear(q, k, v, log_decay, bonus, state, cu_seqlens, scale, reverse, keep)[:2]
+
+
+def complex_gated_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor, *, scale: float, cu_seqlens: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """As :func:`gated_linear_attention` with complex log_decay [B, T, H, K] and state [S, H, K, V]: real routines with 2 K keys."""
+    attend = partial(gated_linear_attention, bonus=None, scale=scale, cu_seqlens=cu_seqlens, reverse=reverse)
+    return in_turning_frame(attend, q, k, v, log_decay, state, packed_angles(log_decay.imag, cu_seqlens, reverse))
 
 
 def max_plus_scan(x: Tensor, log_decay: Tensor, state: Tensor, *, cu_seqlens: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
