@@ -31,7 +31,8 @@ def ttt_linear(
 
     The 1 stands for the bias: keys and queries get a last channel of ones, W and b are one matrix [D + 1, D].
     """
-    length, size = q.shape[1], min(mini_batch_size, q.shape[1])
+    length = _number(q.shape[1])
+    size = min(mini_batch_size, length)
     if length == 0:
         return q.clone(), weight.clone(), bias.clone()
     queries, keys, targets = (_lay(value, size) for value in (q, k, v - k))  # [n, B, H, m, D]
@@ -74,7 +75,8 @@ def ttt_mlp(
     eps: float,
 ) -> tuple[Tensor, ...]:
     """The dual form for each of the two layers, one after the other."""
-    length, size = q.shape[1], min(mini_batch_size, q.shape[1])
+    length = _number(q.shape[1])
+    size = min(mini_batch_size, length)
     if length == 0:
         return q.clone(), weight_in.clone(), bias_in.clone(), weight_out.clone(), bias_out.clone()
     queries, keys, targets = (_lay(value, size) for value in (q, k, v - k))
@@ -109,7 +111,8 @@ def titans_linear(
 
     whose coefficients run through both decays. e_t reads M_{t-1}, so the errors solve a unit triangular system, as in the delta rule.
     """
-    length, size = q.shape[1], min(CHUNK, q.shape[1])
+    length = _number(q.shape[1])
+    size = min(CHUNK, length)
     if length == 0:
         return v.clone(), memory.clone(), momentum.clone()
     q, k, v = (_lay(value, size) for value in (q, k, v))  # [n, B, H, c, K or V]
@@ -167,6 +170,11 @@ def _rates(learning_rate: Tensor, token_scale: Tensor, form: str) -> tuple[Tenso
         key_rate = real.to(rate.dtype)
         return key_rate, token_scale * rate, last_scale * rate.gather(-1, last) * key_rate
     return rate, token_scale.expand_as(rate), last_scale * rate
+
+
+def _number(size: int) -> int:
+    """``size`` itself; a graph that is being traced takes it as known, as the number of rounds of the loops must be."""
+    return len(range(size))
 
 
 def _lay(value: Tensor, size: int, blank: float = 0) -> Tensor:

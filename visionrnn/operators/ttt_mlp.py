@@ -50,4 +50,5 @@ class TTTMLP(TTTLayer):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight_in, bias_in, weight_out, bias_out = model
         state = weight_in, bias_in, weight_out, bias_out
-        return ttt_mlp(q, k, v, rate, self.model_norm_weight, self.model_norm_bias, state, **how)
+        o, after = ttt_mlp(q, k, v, rate, self.model_norm_weight, self.model_norm_bias, state, **how)
+        return o, after
