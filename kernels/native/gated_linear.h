@@ -36,7 +36,7 @@ struct Task {
 
 // STEPS steps in padded rows; steps behind the end leave the state as it is (decay 1, everything else 0).
 struct Chunk {
-  float *q, *k, *a, *v;  // [STEPS, Kp] three times, q scaled, a = e^log_decay; [STEPS, Vp]
+  float *q, *k, *a, *v;  // [STEPS, Kp] three times, a = e^log_decay; [STEPS, Vp]
   float *from_start, *to_end, *total;  // q decayed since the start, k decayed to the end: [STEPS, Kp]; the chunk's decay [Kp]
 };
 
@@ -61,8 +61,8 @@ INLINE void prefetch(const Shape& shape, const Task& task, const float* from, in
 
 // DECAYS: 0 none, 1 one per head, 2 one per channel. BONUS: the output of a step reads the state before it.
 template <int DECAYS, bool BONUS>
-void prepare(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, float scale,
-                    int64_t t0, int64_t steps, const Chunk& chunk) {
+void prepare(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, int64_t t0,
+                    int64_t steps, const Chunk& chunk) {
   pack(shape, task, q, shape.keys, task.Kp, t0, steps, chunk.q);
   pack(shape, task, k, shape.keys, task.Kp, t0, steps, chunk.k);
   pack_columns(shape, task, v, t0, steps, chunk.v);
@@ -76,12 +76,10 @@ void prepare(const Shape& shape, const Task& task, const float* q, const float* 
     vec a[STEPS], decay = fill(1.f);
 #pragma GCC unroll 8
     for (int64_t t = 0; t < STEPS; t++) {
-      const vec scaled = load(chunk.q + t * task.Kp + c) * scale;
       a[t] = DECAYS == 2 ? exp(load(chunk.a + t * task.Kp + c)) : DECAYS == 1 ? fill(one[t]) : fill(1.f);
       if (!BONUS) decay *= a[t];
       store(chunk.a + t * task.Kp + c, a[t]);
-      store(chunk.q + t * task.Kp + c, scaled);
-      store(chunk.from_start + t * task.Kp + c, scaled * decay);
+      store(chunk.from_start + t * task.Kp + c, load(chunk.q + t * task.Kp + c) * decay);
       if (BONUS) decay *= a[t];
     }
     store(chunk.total + c, decay);
@@ -94,7 +92,7 @@ void prepare(const Shape& shape, const Task& task, const float* q, const float* 
   }
 }
 
-// Column S of dots [STEPS, STEPS]: vectors that sum to  sum_i left_u,i right_S,i (decay between)_i  for u ≥ S. decay and bonus may be null.
+// dots[pair(u, S)], u ≥ S: vectors that sum to  sum_i left_u,i right_S,i (decay between)_i.  decay and bonus may be null.
 template <int S> INLINE void dots_of(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots) {
   vec acc[STEPS] = {};
   for (int64_t c = 0; c < width; c += W) {
@@ -108,19 +106,17 @@ template <int S> INLINE void dots_of(const float* left, const float* right, cons
     }
   }
 #pragma GCC unroll 8
-  for (int u = S; u < STEPS; u++) dots[u * STEPS + S] = acc[u];
+  for (int u = S / HALF * HALF; u < STEPS; u++) dots[pair(u, S)] = u < S ? vec{} : acc[u];
 }
 template <int... S> INLINE void dots_of_all(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots,
                                             std::integer_sequence<int, S...>) {
   (dots_of<S>(left, right, decay, bonus, width, dots), ...);
 }
-// scores [STEPS, STEPS], lower triangular: how much step u sees of step s ≤ u
+// scores[pair(u, s)]: how much step u sees of step s ≤ u; zeros in the blocks' other triangles
 inline void pair_scores(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, float* scores) {
-  vec dots[STEPS * STEPS];
-  for (int u = 0; u < STEPS; u++)
-    for (int s = u + 1; s < STEPS; s++) dots[u * STEPS + s] = vec{};
+  vec dots[PAIRS];
   dots_of_all(left, right, decay, bonus, width, dots, std::make_integer_sequence<int, STEPS>{});
-  for (int64_t i = 0; i < STEPS * STEPS; i += W) store(scores + i, sums(dots + i));
+  for (int64_t i = 0; i < PAIRS; i += W) store(scores + i, sums(dots + i));
 }
 
 }  // namespace

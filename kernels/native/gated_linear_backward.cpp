@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int64_t CHUNKS = KEEP / STEPS;  // between kept states
+constexpr int64_t CHUNKS = KEEP / STEPS, PANEL = 2 * W;  // chunks between kept states; channels of the key that are walked together
 
 // Where the gradients go. q, k, log_decay: one slice for each part of v's columns; bonus: one row for each sequence and part.
 struct Gradients {
@@ -53,7 +53,7 @@ template <int DECAYS, bool BONUS> void inner(const Chunk& chunk, const Walk& wal
 #pragma GCC unroll 8
   for (int s = 0; s < STEPS; s++) {
     const vec k = load(chunk.k + s * Kp + c), q = load(chunk.q + s * Kp + c);
-    vec own = fill(walk.weights[s * STEPS + s]), passed[STEPS];
+    vec own = fill(walk.weights[pair(s, s)]), passed[STEPS];
     if (BONUS) {
       store(walk.dbonus + c, load(walk.dbonus + c) + own * q * k);
       own *= load(walk.bonus + c);
@@ -64,7 +64,7 @@ template <int DECAYS, bool BONUS> void inner(const Chunk& chunk, const Walk& wal
 #pragma GCC unroll 8
     for (int u = s + 1; u < STEPS; u++) {
       if (!BONUS) decay *= a[u];
-      const vec weight = decay * walk.weights[u * STEPS + s], x = weight * load(chunk.q + u * Kp + c);
+      const vec weight = decay * walk.weights[pair(u, s)], x = weight * load(chunk.q + u * Kp + c);
       dq[u] += weight * k;
       dk += x;
       passed[u] = x * k;
@@ -86,37 +86,17 @@ template <int DECAYS, bool BONUS> void inner(const Chunk& chunk, const Walk& wal
   }
 }
 
-// [columns] of the product of two [rows, columns], summed over rows.
-void column_sums(float* to, const float* a, const float* b, int64_t columns, int64_t rows) {
-  for_column_tiles(columns, [=](auto width, int64_t c) {
-    constexpr int N = decltype(width)::value;
-    vec acc[2][N] = {};
-    for (int64_t j = 0; j < rows; j += 2)
-#pragma GCC unroll 2
-      for (int r = 0; r < 2; r++)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) acc[r][n] += load(a + (j + r) * columns + c + n * W) * load(b + (j + r) * columns + c + n * W);
-    for (int n = 0; n < N; n++) store(to + c + n * W, acc[0][n] + acc[1][n]);
-  });
-}
-
-void write_rows(const Shape& shape, const Task& task, const float* from, int64_t t0, int64_t steps, float scale, float* to) {
-  for (int64_t t = 0; t < steps; t++) {
-    float* row = to + (task.p * shape.rows() * shape.heads + task.at(shape, t0 + t)) * shape.keys;
-    for (int64_t i = 0; i < shape.keys; i++) row[i] = from[t * task.Kp + i] * scale;
-  }
-}
-
 // Memory of one thread: all chunks between two kept states, the states before them, and the gradient behind the current one.
 struct Memory {
   Scratch scratch;
   float* next;
   Chunk chunk[CHUNKS];
-  float *dout[CHUNKS], *states[CHUNKS];  // [STEPS, Vp]; transposed, [Vp, Kp]
-  float *gradient, *matrix;              // [Vp, Kp]; [Kp, Vp]
+  float *dout[CHUNKS], *states[CHUNKS];  // [STEPS, Vp]; transposed, in panels [Vp, PANEL], the last one narrower
+  float *gradient, *matrix;              // as states; a panel transposed, [PANEL, Vp]
+  float* bonus;                          // [Kp]
   Walk walk;
   static int64_t size(int64_t Kp, int64_t Vp) {
-    return CHUNKS * (5 * STEPS * Kp + Kp + 2 * STEPS * Vp + Vp * Kp) + 2 * Kp * Vp + STEPS * (3 * Kp + Vp) + 3 * Kp + 2 * STEPS * STEPS;
+    return CHUNKS * (5 * STEPS * Kp + Kp + 2 * STEPS * Vp + Vp * Kp) + (Kp + PANEL) * Vp + STEPS * (3 * Kp + Vp) + 3 * Kp + 2 * PAIRS;
   }
   float* take(int64_t floats) {
     float* part = next;
@@ -136,66 +116,140 @@ struct Memory {
       states[i] = take(Vp * Kp);
     }
     gradient = take(Vp * Kp);
-    matrix = take(Kp * Vp);
+    matrix = take(PANEL * Vp);
     for (float** part : {&walk.dq, &walk.dk, &walk.ddecay}) *part = take(STEPS * Kp);
     walk.dv = take(STEPS * Vp);
     walk.through = take(Kp);
     walk.dbonus = take(Kp);
-    walk.bonus = take(Kp);
-    walk.scores = take(STEPS * STEPS);
-    walk.weights = take(STEPS * STEPS);
+    walk.bonus = bonus = take(Kp);
+    walk.scores = take(PAIRS);
+    walk.weights = take(PAIRS);
   }
 };
 
-template <int DECAYS, bool BONUS>
-void backward_task(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, const float* bonus,
-                   const float* kept, const float* dout, const float* dfinal, float scale, const Gradients& grad) {
-  const int64_t K = shape.keys, V = shape.values, Kp = task.Kp, Vp = task.Vp, at = (task.s * shape.heads + task.h) * K * V + task.first;
-  Memory m(task);
-  Walk& walk = m.walk;
-  if (BONUS) memcpy((float*)walk.bonus, bonus + task.h * K, K * sizeof(float));
-  copy_rows(m.matrix, Vp, dfinal + at, V, K, task.width);
-  transpose(m.gradient, m.matrix, Kp, Vp);
-  for (int64_t begin = (task.length - 1) / KEEP * KEEP; begin >= 0 && task.length; begin -= KEEP) {
-    const int64_t chunks = (std::min(KEEP, task.length - begin) + STEPS - 1) / STEPS;
-    copy_rows(m.matrix, Vp, kept + ((shape.slot(task.s) + begin / KEEP) * shape.heads + task.h) * K * V + task.first, V, K, task.width);
-    transpose(m.states[0], m.matrix, Kp, Vp);
-    for (int64_t i = 0; i < chunks; i++) {
-      const int64_t t0 = begin + i * STEPS, steps = std::min(STEPS, task.length - t0);
-      const Chunk& c = m.chunk[i];
-      prepare<DECAYS, BONUS>(shape, task, q, k, v, log_decay, scale, t0, steps, c);
-      pack_columns(shape, task, dout, t0, steps, m.dout[i]);
-      if (i + 1 < chunks) update<false>(m.states[i + 1], m.states[i], c.total, c.v, Vp, c.to_end, Kp, round_up(task.width, TILE_ROWS));
-    }
-    for (int64_t i = chunks - 1; i >= 0; i--) {
-      const int64_t t0 = begin + i * STEPS, steps = std::min(STEPS, task.length - t0), rows = round_up(task.width, TILE_ROWS);
-      const Chunk& c = m.chunk[i];
-      pair_scores(c.q, c.k, DECAYS ? c.a : nullptr, BONUS ? walk.bonus : nullptr, Kp, walk.scores);
-      pair_scores(m.dout[i], c.v, nullptr, nullptr, Vp, walk.weights);
-      transpose(m.matrix, m.gradient, Vp, Kp);
-      product_with<true>(walk.dv, c.to_end, Kp, m.matrix, Vp, K, walk.scores, m.dout[i]);
-      product(walk.dq, m.dout[i], Vp, m.states[i], Kp, task.width);
-      product(walk.dk, c.v, Vp, m.gradient, Kp, task.width);
-      column_sums(walk.through, m.states[i], m.gradient, Kp, rows);
-      for (int64_t j = 0; j < Kp; j += W) inner<DECAYS, BONUS>(c, walk, Kp, j);
-      update<false>(m.gradient, m.gradient, c.total, m.dout[i], Vp, c.from_start, Kp, rows);
-      write_rows(shape, task, walk.dq, t0, steps, scale, grad.q);
-      write_rows(shape, task, walk.dk, t0, steps, 1.f, grad.k);
-      if (DECAYS == 2) write_rows(shape, task, walk.ddecay, t0, steps, 1.f, grad.log_decay);
-      for (int64_t t = 0; t < steps; t++) {
-        memcpy(grad.v + task.at(shape, t0 + t) * V + task.first, walk.dv + t * Vp, task.width * sizeof(float));
-        if (DECAYS == 1) {
-          vec total{};
-          for (int64_t j = 0; j < Kp; j += W) total += load(walk.ddecay + t * Kp + j);
-          grad.log_decay[task.p * shape.rows() * shape.heads + task.at(shape, t0 + t)] = sum(total);
-        }
-      }
+struct Inputs {
+  const float *q, *k, *v, *log_decay, *bonus, *kept, *dout, *dfinal;
+  float scale;
+};
+
+template <int DECAYS, bool BONUS> struct Backward {
+  const Shape& shape;
+  const Task task;
+  const Inputs& in;
+  const Gradients& grad;
+  const int64_t K, V, Kp, Vp, slice;  // slice: the first row of this part's dq, dk, dlog_decay
+  Memory m;
+
+  Backward(const Shape& shape, int64_t i, const Inputs& in, const Gradients& grad)
+      : shape(shape), task(shape, i), in(in), grad(grad), K(shape.keys), V(shape.values), Kp(task.Kp), Vp(task.Vp),
+        slice(task.p * shape.rows() * shape.heads), m(task) {}
+
+  // Where the columns of this task begin in an array [.., H, K, V].
+  int64_t state_at(int64_t slot) const { return (slot * shape.heads + task.h) * K * V + task.first; }
+  int64_t steps_from(int64_t t0) const { return std::min(STEPS, task.length - t0); }
+
+  void load_state(const float* from, float* to) {  // [K, V] → panels
+    for (int64_t c = 0; c < Kp; c += PANEL) {
+      const int64_t width = std::min(PANEL, Kp - c);
+      memset(m.matrix, 0, width * Vp * sizeof(float));
+      copy_rows(m.matrix, Vp, from + c * V, V, std::min(width, K - c), task.width);
+      transpose(to + c * Vp, m.matrix, width, Vp);
     }
   }
-  transpose(m.matrix, m.gradient, Vp, Kp);
-  copy_rows(grad.initial + at, V, m.matrix, Vp, K, task.width);
-  if (BONUS) memcpy(grad.bonus + ((task.s * shape.parts() + task.p) * shape.heads + task.h) * K, walk.dbonus, K * sizeof(float));
-}
+  void store_state(const float* from, float* to) {
+    for (int64_t c = 0; c < Kp; c += PANEL) {
+      const int64_t width = std::min(PANEL, Kp - c);
+      transpose(m.matrix, from + c * Vp, Vp, width);
+      copy_rows(to + c * V, V, m.matrix, Vp, std::min(width, K - c), task.width);
+    }
+  }
+
+  // Prepares the chunks [begin, begin + KEEP) and the states before them.
+  void recompute(int64_t begin, int64_t chunks) {
+    load_state(in.kept + state_at(shape.slot(task.s) + begin / KEEP), m.states[0]);
+    for (int64_t i = 0; i < chunks; i++) {
+      const int64_t t0 = begin + i * STEPS, steps = steps_from(t0);
+      const Chunk& chunk = m.chunk[i];
+      prepare<DECAYS, BONUS>(shape, task, in.q, in.k, in.v, in.log_decay, t0, steps, chunk);
+      pack_columns(shape, task, in.dout, t0, steps, m.dout[i]);
+      for (int64_t j = 0; j < steps * Vp; j++) m.dout[i][j] *= in.scale;
+      for (int64_t c = 0; c < Kp && i + 1 < chunks; c += PANEL)
+        update<false>(m.states[i + 1] + c * Vp, m.states[i] + c * Vp, std::min(PANEL, Kp - c), task.width, chunk.total + c, chunk.v, Vp,
+                      chunk.to_end + c, Kp);
+    }
+  }
+
+  // One chunk back.
+  void walk_back(const Chunk& chunk, const float* dout, const float* state, int64_t t0) {
+    const Walk& walk = m.walk;
+    pair_scores(chunk.q, chunk.k, DECAYS ? chunk.a : nullptr, BONUS ? walk.bonus : nullptr, Kp, walk.scores);
+    pair_scores(dout, chunk.v, nullptr, nullptr, Vp, walk.weights);
+    pairs_product<true>(walk.dv, walk.scores, dout, Vp);
+    for (int64_t c = 0; c < Kp; c += PANEL) {
+      const int64_t width = std::min(PANEL, Kp - c), real = std::min(PANEL, K - c);
+      float* gradient = m.gradient + c * Vp;
+      ask(t0, c, 0);
+      transpose(m.matrix, gradient, Vp, width);
+      ask(t0, c, 1);
+      product<true>(walk.dv, Vp, chunk.to_end + c, Kp, m.matrix, Vp, real);
+      ask(t0, c, 2);
+      product<false>(walk.dq + c, Kp, dout, Vp, state + c * Vp, width, task.width);
+      ask(t0, c, 3);
+      product<false>(walk.dk + c, Kp, chunk.v, Vp, gradient, width, task.width);
+      ask(t0, c, 4);
+      update<false>(gradient, gradient, width, task.width, chunk.total + c, dout, Vp, chunk.from_start + c, Kp, state + c * Vp, walk.through + c);
+      ask(t0, c, 5);
+      for (int64_t j = c; j < c + width; j += W) inner<DECAYS, BONUS>(chunk, walk, Kp, j);
+    }
+    for (int64_t t = 0; t < steps_from(t0); t++) write(t, slice + task.at(shape, t0 + t), task.at(shape, t0 + t));
+  }
+
+  // Asks for the memory that the steps t0 - KEEP will need and for the rows that these will write, a little after each product: the
+  // processor waits when too much is under way at once. c: the panel, which asks for its channels, and for its share of v's columns.
+  INLINE void ask(int64_t t0, int64_t c, int stage) {
+    const int64_t early = t0 - KEEP, real = std::min(PANEL, K - c), share = round_up(task.width * PANEL / Kp, 16), first = c / PANEL * share;
+    const int64_t columns = std::min(share, task.width - first), at = first + task.first;
+    if (stage == 2) prefetch<1>(shape, task, grad.v + at, V, columns, t0);
+    if (stage == 3) prefetch<1>(shape, task, grad.q + slice * K + c, K, real, t0);
+    if (stage == 4) prefetch<1>(shape, task, grad.k + slice * K + c, K, real, t0);
+    if (stage == 5 && DECAYS == 2) prefetch<1>(shape, task, grad.log_decay + slice * K + c, K, real, t0);
+    if (early < 0) return;
+    if (stage == 0) prefetch(shape, task, in.q + c, K, real, early);
+    if (stage == 1) prefetch(shape, task, in.k + c, K, real, early);
+    if (stage == 2) prefetch(shape, task, in.v + at, V, columns, early);
+    if (stage == 3 && DECAYS == 2) prefetch(shape, task, in.log_decay + c, K, real, early);
+    if (stage == 4) prefetch(shape, task, in.dout + at, V, columns, early);
+    if (stage == 5)
+      for (int64_t i = c + t0 % KEEP / STEPS; i < c + real; i += CHUNKS)
+        for (int64_t j = 0; j < task.width; j += 16) __builtin_prefetch(in.kept + state_at(shape.slot(task.s) + early / KEEP) + i * V + j);
+  }
+
+  void write(int64_t t, int64_t key_row, int64_t value_row) {
+    const Walk& walk = m.walk;
+    memcpy(grad.q + key_row * K, walk.dq + t * Kp, K * sizeof(float));
+    memcpy(grad.k + key_row * K, walk.dk + t * Kp, K * sizeof(float));
+    memcpy(grad.v + value_row * V + task.first, walk.dv + t * Vp, task.width * sizeof(float));
+    if (DECAYS == 2) memcpy(grad.log_decay + key_row * K, walk.ddecay + t * Kp, K * sizeof(float));
+    if (DECAYS == 1) {
+      vec total{};
+      for (int64_t j = 0; j < Kp; j += W) total += load(walk.ddecay + t * Kp + j);
+      grad.log_decay[key_row] = sum(total);
+    }
+  }
+
+  static void run(const Shape& shape, int64_t task, const Inputs& in, const Gradients& grad) { Backward(shape, task, in, grad).whole_sequence(); }
+  void whole_sequence() {
+    if (BONUS) memcpy(m.bonus, in.bonus + task.h * K, K * sizeof(float));
+    load_state(in.dfinal + state_at(task.s), m.gradient);
+    for (int64_t end = task.length; end > 0; end = (end - 1) / KEEP * KEEP) {
+      const int64_t begin = (end - 1) / KEEP * KEEP, chunks = (end - begin + STEPS - 1) / STEPS;
+      recompute(begin, chunks);
+      for (int64_t i = chunks - 1; i >= 0; i--) walk_back(m.chunk[i], m.dout[i], m.states[i], begin + i * STEPS);
+    }
+    store_state(m.gradient, grad.initial + state_at(task.s));
+    if (BONUS) memcpy(grad.bonus + ((task.s * shape.parts() + task.p) * shape.heads + task.h) * K, m.walk.dbonus, K * sizeof(float));
+  }
+};
 
 }  // namespace
 
@@ -205,10 +259,11 @@ EXPORT void gated_linear_backward(const float* q, const float* k, const float* v
                                   float* dlog_decay, float* dbonus, float* dinitial, double scale, int64_t sequences, int64_t heads, int64_t keys,
                                   int64_t values, int64_t decays, int64_t reverse, int64_t threads) {
   const Shape shape{starts, sequences, heads, keys, values, decays, reverse};
+  const Inputs in{q, k, v, log_decay, bonus, kept, dout, dfinal, (float)scale};
   const Gradients grad{dq, dk, dv, dlog_decay, dbonus, dinitial};
   const int64_t tasks = sequences * heads * shape.parts();
-  auto run = bonus ? (!log_decay ? backward_task<0, true> : decays == 1 ? backward_task<1, true> : backward_task<2, true>)
-                   : (!log_decay ? backward_task<0, false> : decays == 1 ? backward_task<1, false> : backward_task<2, false>);
+  auto run = bonus ? (!log_decay ? Backward<0, true>::run : decays == 1 ? Backward<1, true>::run : Backward<2, true>::run)
+                   : (!log_decay ? Backward<0, false>::run : decays == 1 ? Backward<1, false>::run : Backward<2, false>::run);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < tasks; i++) run(shape, Task(shape, i), q, k, v, log_decay, bonus, kept, dout, dfinal, (float)scale, grad);
+  for (int64_t i = 0; i < tasks; i++) run(shape, i, in, grad);
 }

@@ -9,7 +9,7 @@ template <int DECAYS, bool BONUS>
 void forward_task(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, const float* bonus,
                   const float* initial, float scale, float* o, float* final, float* kept) {
   const int64_t K = shape.keys, V = shape.values, Kp = task.Kp, Vp = task.Vp;
-  const int64_t size = 5 * STEPS * Kp + 2 * Kp + 2 * STEPS * Vp + STEPS * STEPS + Kp * Vp;
+  const int64_t size = 5 * STEPS * Kp + 2 * Kp + 2 * STEPS * Vp + PAIRS + Kp * Vp;
   Scratch scratch(size);
   float* zero = scratch.take(size);
   memset(zero, 0, size * sizeof(float));
@@ -19,7 +19,7 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
   for (float** part : {&chunk.q, &chunk.k, &chunk.a, &chunk.from_start, &chunk.to_end}) *part = take(STEPS * Kp);
   chunk.total = take(Kp);
   chunk.v = take(STEPS * Vp);
-  float *out = take(STEPS * Vp), *extra = take(Kp), *scores = take(STEPS * STEPS);
+  float *out = take(STEPS * Vp), *extra = take(Kp), *scores = take(PAIRS);
   if (BONUS) memcpy(extra, bonus + task.h * K, K * sizeof(float));
   const int64_t matrix = (task.s * shape.heads + task.h) * K * V + task.first;
   copy_rows(state, Vp, initial + matrix, V, K, task.width);
@@ -28,15 +28,19 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
     if (kept && t0 % KEEP == 0)
       copy_rows(kept + ((shape.slot(task.s) + t0 / KEEP) * shape.heads + task.h) * K * V + task.first, V, state, Vp, K, task.width);
     prefetch(shape, task, q, K, K, t0 + STEPS);
-    prefetch(shape, task, k, K, K, t0 + STEPS);
-    prefetch(shape, task, v + task.first, V, task.width, t0 + STEPS);
-    if (DECAYS == 2) prefetch(shape, task, log_decay, K, K, t0 + STEPS);
+    prepare<DECAYS, BONUS>(shape, task, q, k, v, log_decay, t0, steps, chunk);
     prefetch<1>(shape, task, o + task.first, V, task.width, t0);
-    prepare<DECAYS, BONUS>(shape, task, q, k, v, log_decay, scale, t0, steps, chunk);
     pair_scores(chunk.q, chunk.k, DECAYS ? chunk.a : nullptr, BONUS ? extra : nullptr, Kp, scores);
-    product_with<false>(out, chunk.from_start, Kp, state, Vp, K, scores, chunk.v);
-    for (int64_t t = 0; t < steps; t++) memcpy(o + task.at(shape, t0 + t) * V + task.first, out + t * Vp, task.width * sizeof(float));
-    update<true>(state, state, chunk.total, chunk.to_end, Kp, chunk.v, Vp, round_up(K, TILE_ROWS));
+    prefetch(shape, task, k, K, K, t0 + STEPS);
+    pairs_product<false>(out, scores, chunk.v, Vp);
+    product<true>(out, Vp, chunk.from_start, Kp, state, Vp, K);
+    prefetch(shape, task, v + task.first, V, task.width, t0 + STEPS);
+    for (int64_t t = 0; t < steps; t++) {
+      float* row = o + task.at(shape, t0 + t) * V + task.first;
+      for (int64_t j = 0; j < task.width; j++) row[j] = out[t * Vp + j] * scale;
+    }
+    if (DECAYS == 2) prefetch(shape, task, log_decay, K, K, t0 + STEPS);
+    update<true>(state, state, Vp, K, chunk.total, chunk.to_end, Kp, chunk.v, Vp);
   }
   copy_rows(final + matrix, V, state, Vp, K, task.width);
 }

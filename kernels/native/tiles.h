@@ -7,8 +7,11 @@
 
 namespace {
 
-constexpr int64_t STEPS = 8;                                  // steps of a chunk
-constexpr int TILE_ROWS = 4, TILE_WIDTH = W == 16 ? 6 : 2;  // accumulators of a tile: rows, vectors
+constexpr int64_t STEPS = 8, HALF = STEPS / 2;  // steps of a chunk
+constexpr int TILE_WIDTH = W == 16 ? 6 : 2;     // vectors of a row of a tile: as many as there are registers for
+
+// Rows of a tile of N vectors: enough independent sums to hide their latency.
+constexpr int tile_rows(int N) { return W == 16 && N <= 3 ? 8 : 4; }
 
 // Calls f with the number of vectors of each column tile (a compile-time constant) and the tile's first column.
 template <int N, class F> INLINE void column_tile(int64_t vectors, int64_t column, F&& f) {
@@ -24,18 +27,33 @@ template <class F> INLINE void for_column_tiles(int64_t columns, F&& f) {
   column_tile<TILE_WIDTH>(vectors, column, f);
 }
 
-template <int N> struct Tile {
-  vec at[TILE_ROWS][N];
+template <int R, int N> struct Tile {
+  vec at[R][N];
 };
+template <int R, int N> INLINE Tile<R, N> load_tile(const float* from, int64_t stride) {
+  Tile<R, N> tile;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) tile.at[r][n] = load(from + r * stride + n * W);
+  return tile;
+}
+template <int R, int N> INLINE void store_tile(float* to, int64_t stride, const Tile<R, N>& tile) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) store(to + r * stride + n * W, tile.at[r][n]);
+}
 
 // tile += left · matrix; element (r, i) of left is left[r * row + i * next]
-template <int N> INLINE void multiply(Tile<N>& tile, const float* left, int64_t row, int64_t next, const float* matrix, int64_t columns, int64_t inner) {
+template <int R, int N>
+INLINE void multiply(Tile<R, N>& tile, const float* left, int64_t row, int64_t next, const float* matrix, int64_t stride, int64_t inner) {
   for (int64_t i = 0; i < inner; i++) {
     vec b[N];
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) b[n] = load(matrix + i * columns + n * W);
+    for (int n = 0; n < N; n++) b[n] = load(matrix + i * stride + n * W);
 #pragma GCC unroll 8
-    for (int r = 0; r < TILE_ROWS; r++) {
+    for (int r = 0; r < R; r++) {
       const vec x = fill(left[r * row + i * next]);
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) tile.at[r][n] += x * b[n];
@@ -43,58 +61,61 @@ template <int N> INLINE void multiply(Tile<N>& tile, const float* left, int64_t 
   }
 }
 
-// out [STEPS, columns] = left [STEPS, inner] · matrix [inner, columns]
-inline void product(float* out, const float* left, int64_t stride, const float* matrix, int64_t columns, int64_t inner) {
+// out [STEPS, columns] = left [STEPS, inner] · matrix [inner, columns], or with ADD added to out; rows of out are `row` apart.
+template <bool ADD>
+inline void product(float* out, int64_t row, const float* left, int64_t left_row, const float* matrix, int64_t columns, int64_t inner) {
   for_column_tiles(columns, [=](auto width, int64_t c) {
-    constexpr int N = decltype(width)::value;
-    for (int64_t r0 = 0; r0 < STEPS; r0 += TILE_ROWS) {
-      Tile<N> tile{};
-      multiply<N>(tile, left + r0 * stride, stride, 1, matrix + c, columns, inner);
-      for (int r = 0; r < TILE_ROWS; r++)
-        for (int n = 0; n < N; n++) store(out + (r0 + r) * columns + c + n * W, tile.at[r][n]);
-    }
-  });
-}
-// The same plus square · right; square [STEPS, STEPS] is lower triangular, or with UPPER its transpose is taken; right [STEPS, columns].
-template <bool UPPER>
-inline void product_with(float* out, const float* left, int64_t stride, const float* matrix, int64_t columns, int64_t inner, const float* square,
-                         const float* right) {
-  for_column_tiles(columns, [=](auto width, int64_t c) {
-    constexpr int N = decltype(width)::value;
-    for (int64_t r0 = 0; r0 < STEPS; r0 += TILE_ROWS) {
-      Tile<N> tile{};
-      if (UPPER)
-        multiply<N>(tile, square + r0 + r0 * STEPS, 1, STEPS, right + c + r0 * columns, columns, STEPS - r0);
-      else
-        multiply<N>(tile, square + r0 * STEPS, STEPS, 1, right + c, columns, r0 + TILE_ROWS);
-      multiply<N>(tile, left + r0 * stride, stride, 1, matrix + c, columns, inner);
-      for (int r = 0; r < TILE_ROWS; r++)
-        for (int n = 0; n < N; n++) store(out + (r0 + r) * columns + c + n * W, tile.at[r][n]);
+    constexpr int N = decltype(width)::value, R = tile_rows(N);
+    for (int64_t r = 0; r < STEPS; r += R) {
+      Tile<R, N> tile{};
+      if (ADD) tile = load_tile<R, N>(out + r * row + c, row);
+      multiply(tile, left + r * left_row, left_row, 1, matrix + c, columns, inner);
+      store_tile(out + r * row + c, row, tile);
     }
   });
 }
 
-// to [rows, columns] = decay · from + leftᵀ · right; left [STEPS, rows], right [STEPS, columns]. decay is one number for each row (BY_ROW)
-// or for each column. to may be from.
-template <bool BY_ROW>
-inline void update(float* to, const float* from, const float* decay, const float* left, int64_t stride, const float* right, int64_t columns, int64_t rows) {
+// Where the pair (u, s), s ≤ u, of steps stands in a lower triangular matrix of three square blocks: first half, second and first, second.
+constexpr int64_t PAIRS = 3 * HALF * HALF;
+constexpr int64_t pair(int64_t u, int64_t s) { return (u / HALF + s / HALF) * HALF * HALF + u % HALF * HALF + s % HALF; }
+
+// out = pairs · right, or with UPPER the transpose of pairs; pairs [PAIRS], right and out [STEPS, columns].
+template <bool UPPER> inline void pairs_product(float* out, const float* pairs, const float* right, int64_t columns) {
   for_column_tiles(columns, [=](auto width, int64_t c) {
-    constexpr int N = decltype(width)::value;
-    for (int64_t i = 0; i < rows; i += TILE_ROWS) {
-      Tile<N> tile;
+    constexpr int N = decltype(width)::value, R = HALF;
+    for (int64_t r = 0; r < STEPS; r += R) {
+      Tile<R, N> tile{};
+      for (int64_t i = UPPER ? r : 0; i < (UPPER ? STEPS : r + R); i += R)
+        multiply(tile, pairs + (UPPER ? pair(i, r) : pair(r, i)), UPPER ? 1 : R, UPPER ? R : 1, right + i * columns + c, columns, R);
+      store_tile(out + r * columns + c, columns, tile);
+    }
+  });
+}
+
+// to [rows, columns] = decay · from + leftᵀ · right; left [STEPS, rows], right [STEPS, columns] with rows left_row and right_row apart.
+// decay is one number for each row (BY_ROW) or for each column. With `other` [rows, columns], sums [columns] = sum over rows of from · other.
+template <bool BY_ROW>
+inline void update(float* to, const float* from, int64_t columns, int64_t rows, const float* decay, const float* left, int64_t left_row,
+                   const float* right, int64_t right_row, const float* other = nullptr, float* sums = nullptr) {
+  for_column_tiles(columns, [=](auto width, int64_t c) {
+    constexpr int N = decltype(width)::value, R = tile_rows(N);
+    vec total[N] = {};
+    for (int64_t i = 0; i < rows; i += R) {
+      Tile<R, N> tile = load_tile<R, N>(from + i * columns + c, columns);
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) {
         const vec by_column = BY_ROW ? vec{} : load(decay + c + n * W);
 #pragma GCC unroll 8
-        for (int r = 0; r < TILE_ROWS; r++)
-          tile.at[r][n] = load(from + (i + r) * columns + c + n * W) * (BY_ROW ? fill(decay[i + r]) : by_column);
+        for (int r = 0; r < R; r++) {
+          if (other) total[n] += tile.at[r][n] * load(other + (i + r) * columns + c + n * W);
+          tile.at[r][n] *= BY_ROW ? fill(decay[i + r]) : by_column;
+        }
       }
-      multiply<N>(tile, left + i, 1, stride, right + c, columns, STEPS);
-#pragma GCC unroll 8
-      for (int r = 0; r < TILE_ROWS; r++)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) store(to + (i + r) * columns + c + n * W, tile.at[r][n]);
+      multiply(tile, left + i, 1, left_row, right + c, right_row, STEPS);
+      store_tile(to + i * columns + c, columns, tile);
     }
+    if (other)
+      for (int n = 0; n < N; n++) store(sums + c + n * W, total[n]);
   });
 }
 
