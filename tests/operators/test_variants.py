@@ -112,3 +112,20 @@ def test_mixture_keeps_memories_apart():
     changed[:, 5] *= 1.5  # the router's choice stays
     moved = (operator(x) - operator(changed))[0].abs().amax(-1) > 1e-14
     assert torch.equal(moved[5:], memory[5:] == memory[5]) and not moved[:5].any()
+
+
+def test_time_scales_are_spared_from_weight_decay():
+    spared = {
+        name: {key for key, parameter in OPERATORS.build(name, dim=16).named_parameters() if getattr(parameter, "_no_weight_decay", False)}
+        for name in ("mamba", "mamba2", "gated_deltanet", "kda", "lru", "s4d", "rwkv4", "rwkv6")
+    }
+    assert spared == {
+        "mamba": {"directions.0.A_log", "directions.0.D"},
+        "mamba2": {"dt_bias", "A_log", "D"},
+        "gated_deltanet": {"decay.A_log", "decay.bias"},
+        "kda": {"A_log", "decay_bias"},
+        "lru": {"nu_log", "theta_log", "gamma_log"},
+        "s4d": {"dt_log", "A_real_log", "A_imag"},
+        "rwkv4": {"decay", "bonus"},
+        "rwkv6": {"decay", "bonus"},
+    }

@@ -8,6 +8,12 @@ State = dict[str, Tensor]
 """What an operator remembers between two parts of a sequence: tensors [B, ...], one row per sequence, by name."""
 
 
+def without_weight_decay(*parameters: nn.Parameter) -> None:
+    """Marks parameters that set time scales: weight decay would pull them to arbitrary ones. Optimizer set-ups read the mark."""
+    for parameter in parameters:
+        parameter._no_weight_decay = True  # type: ignore[attr-defined]
+
+
 class Operator(nn.Module):
     """Sequence mixer [B, T, C] → [B, T, C]. One-directional operators are causal in T and can run a sequence in parts.
 

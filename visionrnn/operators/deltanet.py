@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import delta_rule
 from visionrnn.layers.heads import at_least_float32
-from visionrnn.operators.base import State
+from visionrnn.operators.base import State, without_weight_decay
 from visionrnn.operators.linear_attention import LinearAttention
 from visionrnn.operators.mamba import step_bias
 from visionrnn.registry import OPERATORS
@@ -44,6 +44,7 @@ class HeadDecay(nn.Module):
         self.proj = nn.Linear(dim, num_heads, bias=False)
         self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(0, 16).clamp(min=1e-4).log())
         self.bias = nn.Parameter(step_bias(num_heads))
+        without_weight_decay(self.A_log, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return -self.A_log.exp() * F.softplus(at_least_float32(self.proj(x)) + self.bias)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.operators.base import without_weight_decay
 from visionrnn.operators.deltanet import DeltaRule
 from visionrnn.operators.mamba import step_bias
 from visionrnn.registry import OPERATORS
@@ -29,6 +30,7 @@ class KDA(DeltaRule):
         self.decay_proj = nn.Sequential(nn.Linear(dim, self.key_width, bias=False), nn.Linear(self.key_width, dim, bias=False))
         self.A_log = nn.Parameter(torch.empty(num_heads, 1).uniform_(1, 16).log())
         self.decay_bias = nn.Parameter(step_bias(dim))
+        without_weight_decay(self.A_log, self.decay_bias)
 
     def log_decay(self, x: Tensor) -> Tensor:
         step = F.softplus(at_least_float32(self.decay_proj(x)) + self.decay_bias)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import longhorn
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import at_least_float32
-from visionrnn.operators.base import Operator, State
+from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
 
@@ -43,6 +43,7 @@ class Longhorn(Operator):
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.beta_proj = nn.Linear(rank, inner)
         self.D = nn.Parameter(torch.ones(inner))
+        without_weight_decay(self.D)
         self.out_proj = nn.Linear(inner, dim, bias=False)
 
     def mix(

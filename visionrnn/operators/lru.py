@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import lru
 from visionrnn.layers.heads import at_least_float32
-from visionrnn.operators.base import Operator, State
+from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
 
@@ -40,6 +40,7 @@ class LRU(Operator):
         self.B = nn.Parameter(torch.randn(2, states, dim) * (2 * dim) ** -0.5)  # real and imaginary part
         self.C = nn.Parameter(torch.randn(2, dim, states) * states**-0.5)
         self.D = nn.Parameter(torch.randn(dim))
+        without_weight_decay(self.nu_log, self.theta_log, self.gamma_log)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

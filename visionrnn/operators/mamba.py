@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import selective_scan
 from visionrnn.layers.causal_conv import CausalConv
-from visionrnn.operators.base import Operator, State
+from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
 
@@ -69,6 +69,7 @@ class SelectiveSSM(nn.Module):
         self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
+        without_weight_decay(self.A_log, self.D)
         if reverse:
             return
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)

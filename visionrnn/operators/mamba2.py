@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import state_space_dual
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32
-from visionrnn.operators.base import Operator, State
+from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.operators.mamba import step_bias
 from visionrnn.registry import OPERATORS
 
@@ -51,6 +51,7 @@ class Mamba2(Operator):
         self.dt_bias = nn.Parameter(step_bias(heads))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(heads))
+        without_weight_decay(self.dt_bias, self.A_log, self.D)
         self.norm = HeadNorm(1, inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
 
