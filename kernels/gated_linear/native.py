@@ -140,3 +140,10 @@ def _max_plus_scan(x: Tensor, log_decay: Tensor, state: Tensor, cu_seqlens: Tens
 @_max_plus_scan.register_fake
 def _(x, log_decay, state, cu_seqlens, reverse):
     return x.new_empty(x.shape), state.new_empty(state.shape)
+
+
+def _not_differentiable(ctx, inputs, output):
+    ctx.mark_non_differentiable(*output)
+
+
+_max_plus_scan.register_autograd(lambda ctx, *grads: (None,) * 5, setup_context=_not_differentiable)
