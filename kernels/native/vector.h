@@ -2,6 +2,9 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VISIONRNN_LANES 16
@@ -26,7 +29,20 @@ INLINE vec fill(float x) { return vec{} + x; }
 INLINE vec vmin(vec a, vec b) { return a < b ? a : b; }
 INLINE vec vmax(vec a, vec b) { return a > b ? a : b; }
 
-// The first n lanes, zeros behind: n < 1 gives zeros, n >= W a whole vector.
+// The first n lanes, zeros behind: n < 1 gives zeros, n >= W a whole vector. Memory behind them is not touched.
+#if defined(__AVX512F__)
+INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)(n < 1 ? 0 : (1u << n) - 1); }
+INLINE vec load_part(const float* p, int64_t n) { return n >= W ? load(p) : (vec)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+INLINE void store_part(float* p, vec v, int64_t n) {
+  if (n >= W) store(p, v); else _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)v);
+}
+#elif defined(__AVX2__)
+INLINE __m256i first_lanes(int64_t n) { return (__m256i)(ivec{0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n); }
+INLINE vec load_part(const float* p, int64_t n) { return n >= W ? load(p) : (vec)_mm256_maskload_ps(p, first_lanes(n)); }
+INLINE void store_part(float* p, vec v, int64_t n) {
+  if (n >= W) store(p, v); else _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+}
+#else
 INLINE vec load_part(const float* p, int64_t n) {
   if (n >= W) return load(p);
   alignas(64) float lanes[W] = {};
@@ -39,6 +55,7 @@ INLINE void store_part(float* p, vec v, int64_t n) {
   store(lanes, v);
   for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
 }
+#endif
 INLINE float sum(vec v) {
   alignas(64) float lanes[W];
   store(lanes, v);
