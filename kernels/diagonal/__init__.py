@@ -48,7 +48,7 @@ def diagonal_scan(
     if is_complex:
         if sign is not None:
             raise ValueError("sign: expected None with complex values; add iπ to log_decay instead")
-        call.timed("decay", _to_complex("log_decay", log_decay.exp()).expand(whole), shape, blank=1)
+        call.timed("decay", _complex_exp(log_decay).expand(whole), shape, blank=1)
     else:
         call.timed("log_decay", log_decay.expand(whole), shape, blank=0)
         call.timed("sign", None if sign is None else _signs(call, sign, whole), shape, blank=1)
@@ -63,6 +63,14 @@ def _to_complex(name: str, value: Tensor) -> Tensor:
     if not value.is_floating_point():
         raise ValueError(f"{name}: expected floating point, got {value.dtype}")
     return value.to(torch.complex128 if value.dtype == torch.float64 else torch.complex64)
+
+
+def _complex_exp(value: Tensor) -> Tensor:
+    """exp in the complex type, by real functions, which torch computes several times as fast as its complex one."""
+    if not value.is_complex():
+        return _to_complex("log_decay", value.exp())
+    size, angle = value.real.exp(), value.imag
+    return torch.complex(size * angle.cos(), size * angle.sin())
 
 
 def _signs(call: Recurrence, sign: Tensor, shape: tuple[int, ...]) -> Tensor:
