@@ -1,7 +1,5 @@
 """Calls the C++ routines of the delta rules through opaque custom ops with backward ops of their own."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -62,7 +60,7 @@ def _delta_rule(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    log_decay: Optional[Tensor],
+    log_decay: Tensor | None,
     state: Tensor,
     scale: float,
     cu_seqlens: Tensor,
@@ -96,7 +94,7 @@ def _delta_rule_backward(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    log_decay: Optional[Tensor],
+    log_decay: Tensor | None,
     kept: Tensor,
     residual: Tensor,
     scale: float,
@@ -195,3 +193,6 @@ def _backward_general(ctx, grad_o, grad_final, *_):
 
 
 _generalized_delta_rule.register_autograd(_backward_general, setup_context=_setup)
+
+
+from .native_test_time import ttt_linear, ttt_linear_fla  # noqa: E402, F401

@@ -14,7 +14,7 @@ struct Gradients {
 template <bool GENERAL>
 struct Work {
   static constexpr int WRITES = Block<GENERAL>::WRITES;
-  Panels shape;              // of the transposed states; rows are rounded up for `project`
+  Panels shape;              // of the transposed states
   int64_t values;            // stride of rows over value columns
   float *states, *G, *blocks_memory, *x, *sinks, *H;
   Block<GENERAL> blocks[BLOCKS];
@@ -60,34 +60,6 @@ INLINE void advance_panel(const Call& call, const Block<GENERAL>& block, int64_t
     write_panel<WRITES, P, BY_LANE>(from, to, call.value, x, values, w, block.total + first * W);
   else
     write_panel<WRITES, P, NOT>(from, to, call.value, x, values, w, nullptr);
-}
-
-// H[l] = G^T write_l, sums over lanes: rows of G are taken together until their sums fill vectors.
-template <bool GENERAL>
-void project(const Block<GENERAL>& block, const Work<GENERAL>& work) {
-  constexpr int WRITES = Block<GENERAL>::WRITES, ROWS = WRITES <= W ? W / WRITES : 1;
-  const int64_t keys = work.shape.vectors * W;
-  for (int64_t v = 0; v < work.shape.rows; v += ROWS) {
-    vec total[WRITES * ROWS];
-#pragma GCC unroll 16
-    for (int i = 0; i < WRITES * ROWS; i++) total[i] = vec{};
-    for (int64_t c = 0; c < work.shape.vectors; c++) {
-      const int64_t first = c / PANEL * PANEL, width = work.shape.width(first);
-      const float* from = work.G + work.shape.panel(first) + (v * width + c - first) * W;
-      vec g[ROWS];
-#pragma GCC unroll 4
-      for (int r = 0; r < ROWS; r++) g[r] = load(from + r * width * W);
-#pragma GCC unroll 8
-      for (int l = 0; l < WRITES; l++) {
-        const vec w = load(block.writes + l * keys + c * W);
-#pragma GCC unroll 4
-        for (int r = 0; r < ROWS; r++) total[l * ROWS + r] += w * g[r];
-      }
-    }
-    alignas(64) float out[WRITES * ROWS];
-    store_sums<WRITES * ROWS>(total, out);
-    for (int l = 0; l < WRITES; l++) memcpy(work.H + l * work.values + v, out + l * ROWS, ROWS * sizeof(float));
-  }
 }
 
 // Gradients of what was read (rows of `sinks`) and written, latest step first; v and beta are done here, and the weights.
@@ -248,7 +220,7 @@ void backward_block(const Call& call, Work<GENERAL>& work, int64_t b, int64_t h,
   const float* x = work.x + b * Work<GENERAL>::WRITES * work.values;
   vec sum_log[N];
   for (int j = 0; j < N; j++) sum_log[j] = vec{};
-  project<GENERAL>(block, work);
+  project<Work<GENERAL>::WRITES>(work.shape, work.G, block.writes, call.key_vectors() * W, work.H, work.values);
   solve<GENERAL>(call, block, work, h, x, residual, d_o, grad);
   for (int64_t first = 0; first < work.shape.vectors; first += PANEL) {
     const float* S = work.states + b * work.shape.size() + work.shape.panel(first);

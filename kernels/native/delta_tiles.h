@@ -139,6 +139,34 @@ INLINE void read_panel(const float* panel, int64_t rows, const float* coefficien
     for (int p = 0; p < P; p++) out[r * P + p] = total[r][p];
 }
 
+// out[r][row] = sum over lanes of row * vector r, for R vectors: rows are taken together until their sums fill vectors. shape.rows is a
+// multiple of 4; `out` takes as many numbers.
+template <int R>
+void project(const Panels& shape, const float* matrix, const float* vectors, int64_t stride, float* out, int64_t out_stride) {
+  constexpr int ROWS = R <= W ? W / R : 1;
+  for (int64_t row = 0; row < shape.rows; row += ROWS) {
+    vec total[R * ROWS];
+#pragma GCC unroll 16
+    for (int i = 0; i < R * ROWS; i++) total[i] = vec{};
+    for (int64_t c = 0; c < shape.vectors; c++) {
+      const int64_t first = c / PANEL * PANEL, width = shape.width(first);
+      const float* from = matrix + shape.panel(first) + (row * width + c - first) * W;
+      vec m[ROWS];
+#pragma GCC unroll 4
+      for (int i = 0; i < ROWS; i++) m[i] = load(from + i * width * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const vec w = load(vectors + r * stride + c * W);
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++) total[r * ROWS + i] += w * m[i];
+      }
+    }
+    alignas(64) float found[R * ROWS];
+    store_sums<R * ROWS>(total, found);
+    for (int r = 0; r < R; r++) memcpy(out + r * out_stride + row, found + r * ROWS, ROWS * sizeof(float));
+  }
+}
+
 // Lane by lane, the sum of products of two panels.
 template <int P>
 INLINE vec dot_rows(const float* a, const float* b, int64_t rows) {
