@@ -73,7 +73,8 @@ def _attend(
     """scale · Cᵀ q [B, T, H, V], scale · nᵀ q [B, T, H], and the final C, n: n is one more column of C, whose values are ones."""
     values, memory = torch.cat([v, torch.ones_like(v[..., :1])], -1), torch.cat([C, n[..., None]], -1)
     out, memory = gated_linear_attention(q, k, values, log_decay, memory, scale=scale, return_final_state=True, **options)
-    return out[..., :-1], out[..., -1], (memory[..., :-1].contiguous(), memory[..., -1].contiguous())
+    (numerator, projected), (C, n) = (value.split([v.shape[-1], 1], -1) for value in (out, memory))
+    return numerator, projected.squeeze(-1), (C.contiguous(), n.squeeze(-1).contiguous())
 
 
 def _exponential(
