@@ -1,7 +1,7 @@
 """Plain PyTorch on any device: dense products inside chunks, one state between chunks, memory linear in T.
 
-Every exponent is a plain sum of log decays over the steps between a key and a query (or a chunk's edge): nothing is divided, no large
-sums are subtracted in the type of the computation, and with log decays ≤ 0 no factor exceeds 1.
+The weight of a key for a later query is the exponential of a sum of log decays, or a product of decays, over just the steps between
+them: nothing is divided, no large sums are subtracted in the type of the computation, and with log decays ≤ 0 no factor exceeds 1.
 """
 
 from __future__ import annotations
