@@ -54,9 +54,13 @@ def library() -> ctypes.CDLL:
 def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
     """Calls a C function: a tensor becomes ``float*`` (or what its type is), None a null pointer, int and bool ``int64_t``.
 
-    A float becomes ``double``; ``int64_t threads`` is passed last. Raises TypeError for a tensor that is not contiguous on a CPU.
+    A float becomes ``double``; ``int64_t threads`` is passed last. Raises TypeError for a tensor that is not contiguous on a CPU,
+    RuntimeError for a function that the library lacks.
     """
-    getattr(library(), function)(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
+    found = getattr(library(), function, None)
+    if found is None:
+        raise RuntimeError(f"{library()._name} lacks {function}: it is older than its sources; run `python -m visionrnn.kernels.native`")
+    found(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
 def _convert(value: Tensor | float | int | bool | None) -> ctypes._SimpleCData:

@@ -87,3 +87,8 @@ def test_compiler_errors_are_shown(tmp_path, monkeypatch):
 def test_tensors_must_be_contiguous():
     with pytest.raises(TypeError, match="expected a contiguous tensor on a CPU"):
         native.call("selective_scan_parts", torch.zeros(3, 4).T)
+
+
+def test_a_library_older_than_its_sources_is_named():
+    with pytest.raises(RuntimeError, match=r"lacks newest_scan: it is older than its sources; run `python -m visionrnn.kernels.native`"):
+        native.call("newest_scan", 1)
