@@ -25,7 +25,8 @@ def ttt_linear(
     reverse: bool,
     late: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v: [B, T, H, D]; learning_rate: [B, T, H]; norm_*: [H, D]; token_scale: [mini_batch_size]; weight: [S, H, D, D]; bias: [S, H, D].
+    """q, k, v: [B, T, H, D]; learning_rate: [B, T, H]; norm_*: [H, D]; token_scale: [mini_batch_size]; weight: [S, H, D, D];
+    bias: [S, H, D] → o [B, T, H, D], final weight, final bias.
 
     ``late``: the learning rate of the query's step counts, and the residual is around the inner output.
     """
