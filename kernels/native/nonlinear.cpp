@@ -1,117 +1,10 @@
 // Nonlinear recurrences with a matrix per head: y_t = cell(x_t, R y_{t-1}) for Elman, GRU, LSTM, sLSTM. Lanes are units of a head; one thread
 // walks a block of sequences of one head together, so that R, packed once per call, is read once for all of them. Every row is summed in
-// the same order whatever its neighbours are. The backward keeps the states before every CHUNK steps and forms the rest of a chunk again.
-#include <algorithm>
-#include <numeric>
-#include <vector>
+// the same order whatever its neighbours are. The forward keeps the states before every CHUNK steps; the backward forms the rest of a chunk again.
 #include "nonlinear_cells.h"
-#include "vector.h"
+#include "nonlinear_product.h"
 
 namespace {
-
-constexpr int64_t CHUNK = 16;                                    // steps between kept states
-constexpr int64_t AHEAD = 2;                                     // steps between asking for a row and reading it
-constexpr int64_t COLUMNS = W == 16 ? 4 : 2, ROWS = 6;           // of vectors and of rows that a tile of a product holds in registers
-constexpr int64_t SUM_ROWS = 256, SUM_UNITS = 48;                // of a partial sum for the gradient of R, and of one thread's share
-
-// Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]).
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, heads, width, reverse;
-  int64_t vectors() const { return (width + W - 1) / W; }
-  int64_t padded() const { return vectors() * W; }
-  int64_t length(int64_t s) const { return starts[s + 1] - starts[s]; }
-  int64_t slot(int64_t s) const { return starts[s] / CHUNK + s; }  // of the first kept state of a sequence
-};
-
-// Sequences that are walked together, the longest first: those that still run are always the first ones.
-struct Block {
-  const Shape& shape;
-  const int64_t* members;
-  int64_t count, h;
-  int64_t length(int64_t n) const { return shape.length(members[n]); }
-  int64_t running(int64_t t) const {
-    int64_t n = count;
-    while (n > 0 && length(n - 1) <= t) n--;
-    return n;
-  }
-  int64_t row(int64_t n, int64_t t) const {
-    const int64_t s = members[n];
-    return shape.reverse ? shape.starts[s + 1] - 1 - t : shape.starts[s] + t;
-  }
-  // of a head's part in a tensor [rows, parts, H, D]
-  int64_t at(int64_t row, int64_t parts, int64_t part) const { return ((row * parts + part) * shape.heads + h) * shape.width; }
-};
-
-// The blocks of a call: of at most ROWS sequences, and enough of them for all threads.
-struct Blocks {
-  std::vector<int64_t> order;
-  int64_t size, count;
-  Blocks(const Shape& shape, int64_t threads) : order(shape.sequences) {
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return shape.length(a) > shape.length(b); });
-    const int64_t wanted = std::max((shape.sequences + ROWS - 1) / ROWS, std::min(shape.sequences, (threads + shape.heads - 1) / shape.heads));
-    size = std::max<int64_t>(1, (shape.sequences + wanted - 1) / std::max<int64_t>(1, wanted));
-    count = (shape.sequences + size - 1) / size;
-  }
-  Block block(const Shape& shape, int64_t i) const {
-    const int64_t first = i / shape.heads * size;
-    return {shape, order.data() + first, std::min(size, shape.sequences - first), i % shape.heads};
-  }
-};
-
-// out[n][c] (+)= sum over k of packed[k][c] in[n][k]; k runs over `segments` pieces of `depth` numbers, `gap` apart.
-template <int64_t C, int64_t N, bool ADD>
-void tile(const float* packed, const float* in, int64_t in_stride, int64_t segments, int64_t depth, int64_t gap, float* out, int64_t out_stride) {
-  vec sum[N][C];
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t c = 0; c < C; c++) sum[n][c] = ADD ? load(out + n * out_stride + c * W) : vec{};
-  for (int64_t s = 0; s < segments; s++)
-    for (int64_t k = 0; k < depth; k++, packed += C * W) {
-      vec weight[C];
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < C; c++) weight[c] = load(packed + c * W);
-#pragma GCC unroll 6
-      for (int64_t n = 0; n < N; n++) {
-        const vec value = fill(in[n * in_stride + s * gap + k]);
-#pragma GCC unroll 4
-        for (int64_t c = 0; c < C; c++) sum[n][c] += weight[c] * value;
-      }
-    }
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t c = 0; c < C; c++) store(out + n * out_stride + c * W, sum[n][c]);
-}
-
-template <int64_t C, bool ADD>
-void tiles(const float* packed, const float* in, int64_t in_stride, int64_t segments, int64_t depth, int64_t gap, float* out, int64_t out_stride,
-           int64_t rows) {
-  constexpr decltype(&tile<C, 1, ADD>) RUN[] = {tile<C, 1, ADD>, tile<C, 2, ADD>, tile<C, 3, ADD>, tile<C, 4, ADD>, tile<C, 5, ADD>, tile<C, 6, ADD>};
-  static_assert(ROWS == 6);
-  for (int64_t n = 0; n < rows; n += ROWS)
-    RUN[std::min(ROWS, rows - n) - 1](packed, in + n * in_stride, in_stride, segments, depth, gap, out + n * out_stride, out_stride);
-}
-
-// The same for any number of rows and of column vectors. packed: one piece per COLUMNS column vectors.
-template <bool ADD>
-void product(const float* packed, int64_t columns, const float* in, int64_t in_stride, int64_t segments, int64_t depth, int64_t gap, float* out,
-             int64_t out_stride, int64_t rows) {
-  constexpr decltype(&tiles<1, ADD>) RUN[] = {tiles<1, ADD>, tiles<2, ADD>, tiles<3, ADD>, tiles<4, ADD>};
-  for (int64_t c = 0; c < columns; c += COLUMNS)
-    RUN[std::min(COLUMNS, columns - c) - 1](packed + c * segments * depth * W, in, in_stride, segments, depth, gap, out + c * W, out_stride, rows);
-}
-
-// R [G, H, D_out, D_in] as pieces of COLUMNS vectors: for R y, columns are (gate, unit out) and depth D_in; `back`: columns are units in and
-// depth is (gate, unit out). One head.
-void pack(const Shape& shape, const float* R, int64_t matrices, int64_t h, bool back, float* packed) {
-  const int64_t D = shape.width, V = shape.vectors(), columns = back ? V : matrices * V, depth = back ? matrices * D : D;
-  for (int64_t first = 0; first < columns; first += COLUMNS)
-    for (int64_t k = 0; k < depth; k++)
-      for (int64_t c = first; c < std::min(columns, first + COLUMNS); c++)
-        for (int64_t lane = 0; lane < W; lane++) {
-          const int64_t unit = c % V * W + lane, g = back ? k / D : c / V, out = back ? k % D : unit, in = back ? unit : k;
-          *packed++ = unit < D ? R[((g * shape.heads + h) * D + out) * D + in] : 0.f;
-        }
-}
 
 // [parts, H, D] → one head as [parts][padded], zero where nothing is given.
 void load_head(const Shape& shape, const float* from, int64_t parts, int64_t h, float* to) {
@@ -207,7 +100,8 @@ struct ChunkScratch {
 
 // Forms the cache and the old y of the steps [t0, t1); offsets[t - t0] is where the rows of step t begin.
 template <int64_t CELL>
-void chunk_ahead(const Block& block, const Arguments& given, const float* packed, int64_t t0, int64_t t1, const int64_t* offsets, const ChunkScratch& to) {
+void chunk_ahead(const Block& block, const Arguments& given, const float* packed, int64_t t0, int64_t t1, const int64_t* offsets,
+                 const ChunkScratch& to) {
   constexpr Counts N = counts(CELL);
   const Shape& shape = block.shape;
   const int64_t P = shape.padded(), H = shape.heads, D = shape.width, cached = N.cached * P, others = (N.states - 1) * H * D;
