@@ -51,7 +51,8 @@ void load_written(const Call& call, const Block<GENERAL>& block, int64_t h, cons
 }
 
 template <bool GENERAL, int P>
-INLINE void advance_panel(const Call& call, const Block<GENERAL>& block, int64_t first, const float* from, float* to, const float* x, int64_t values) {
+INLINE void advance_panel(const Call& call, const Block<GENERAL>& block, int64_t first, const float* from, float* to, const float* x,
+                          int64_t values) {
   constexpr int WRITES = Block<GENERAL>::WRITES;
   vec w[WRITES * P];
   for (int l = 0; l < WRITES; l++)
@@ -64,8 +65,8 @@ INLINE void advance_panel(const Call& call, const Block<GENERAL>& block, int64_t
 
 // Gradients of what was read (rows of `sinks`) and written, latest step first; v and beta are done here, and the weights.
 template <bool GENERAL>
-void solve(const Call& call, const Block<GENERAL>& block, Work<GENERAL>& work, int64_t h, const float* x, const float* residual, const float* d_o,
-           const Gradients& grad) {
+void solve(const Call& call, const Block<GENERAL>& block, Work<GENERAL>& work, int64_t h, const float* x, const float* residual,
+           const float* d_o, const Gradients& grad) {
   constexpr int PER = Block<GENERAL>::PER, WRITES = Block<GENERAL>::WRITES, COUNT = N * N * PER;
   vec dots[COUNT], dbeta[N];
 #pragma GCC unroll 32
@@ -117,8 +118,8 @@ void solve(const Call& call, const Block<GENERAL>& block, Work<GENERAL>& work, i
 
 // What the passes over a vector of key channels have found: read[2N] and write[WRITES] are S^T-side and G-side sums, both = sum of S * G.
 template <bool GENERAL, bool DECAY>
-INLINE void combine(const Call& call, const Block<GENERAL>& block, const float* weights, int64_t h, int64_t c, int stride, const vec* Y, const vec* E,
-                    vec both, vec* sum_log, const Gradients& grad) {
+INLINE void combine(const Call& call, const Block<GENERAL>& block, const float* weights, int64_t h, int64_t c, int stride, const vec* Y,
+                    const vec* E, vec both, vec* sum_log, const Gradients& grad) {
   constexpr int PER = Block<GENERAL>::PER, WRITES = Block<GENERAL>::WRITES;
   const int64_t keys = call.key_vectors() * W, lanes = call.key - c;
   vec q[N], a[N], d[N], w[WRITES], dq[N], da[N], dlog[N], dw[WRITES];
@@ -185,7 +186,8 @@ INLINE void combine(const Call& call, const Block<GENERAL>& block, const float* 
   }
 #pragma GCC unroll 4
   for (int j = 0; j < N; j++) {
-    const int64_t head = block.token[j] * call.heads + h, row = (block.step[j] * call.heads + h) * call.key + c, part = block.there(j, lanes);
+    const int64_t head = block.token[j] * call.heads + h, part = block.there(j, lanes);
+    const int64_t row = (block.step[j] * call.heads + h) * call.key + c;
     if (block.output[j] >= 0) store_part(grad.q + head * call.key + c, dq[j] * call.scale, lanes);
     store_part(grad.k + row, GENERAL ? dw[j * PER + PER - 1] : dw[j] + da[j], part);
     if (GENERAL) {
@@ -199,8 +201,8 @@ INLINE void combine(const Call& call, const Block<GENERAL>& block, const float* 
 
 // The passes over one panel of key channels: S before the block and G after it are read, and G becomes the gradient before the block.
 template <bool GENERAL, int P, bool DECAY>
-void backward_panel(const Call& call, const Block<GENERAL>& block, const Work<GENERAL>& work, int64_t h, int64_t first, const float* S, float* G,
-                    const float* x, vec* sum_log, const Gradients& grad) {
+void backward_panel(const Call& call, const Block<GENERAL>& block, const Work<GENERAL>& work, int64_t h, int64_t first, const float* S,
+                    float* G, const float* x, vec* sum_log, const Gradients& grad) {
   const int64_t keys = call.key_vectors() * W;
   vec Y[2 * N * P], E[Block<GENERAL>::WRITES * P], both[P], rows[2 * N * P];
   read_rows<P>(block.outputs, S, call.value, work.sinks, work.values, Y);
@@ -215,7 +217,8 @@ void backward_panel(const Call& call, const Block<GENERAL>& block, const Work<GE
 }
 
 template <bool GENERAL, bool DECAY>
-void backward_block(const Call& call, Work<GENERAL>& work, int64_t b, int64_t h, const float* residual, const float* d_o, const Gradients& grad) {
+void backward_block(const Call& call, Work<GENERAL>& work, int64_t b, int64_t h, const float* residual, const float* d_o,
+                    const Gradients& grad) {
   const Block<GENERAL>& block = work.blocks[b];
   const float* x = work.x + b * Work<GENERAL>::WRITES * work.values;
   vec sum_log[N];
@@ -239,8 +242,8 @@ void backward_block(const Call& call, Work<GENERAL>& work, int64_t b, int64_t h,
 
 // Asks for what the chunk at step n, the next one to be walked, needs; a part of it at each block b of this one.
 template <bool GENERAL>
-INLINE void fetch_ahead(const Call& call, int64_t s, int64_t h, int64_t n, int64_t b, int64_t length, const float* kept, const float* residual,
-                 const float* d_o, const Gradients& grad) {
+INLINE void fetch_ahead(const Call& call, int64_t s, int64_t h, int64_t n, int64_t b, int64_t length, const float* kept,
+                        const float* residual, const float* d_o, const Gradients& grad) {
   Block<GENERAL> block;
   block.find(call, s, n + b * N, length);
   prefetch_steps<GENERAL, 2>(call, block, h);
@@ -298,7 +301,8 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
 }
 
 template <bool GENERAL>
-void backward(const Call& call, const float* kept, const float* residual, const float* d_o, const float* d_final, const Gradients& grad, int64_t threads) {
+void backward(const Call& call, const float* kept, const float* residual, const float* d_o, const float* d_final, const Gradients& grad,
+              int64_t threads) {
   const int64_t tasks = call.sequences * call.heads;
 #pragma omp parallel num_threads(threads)
   {

@@ -36,7 +36,8 @@ struct Block {
   bool begins[N];                          // the first step of its token, where the decay is
   float beta[N];
   alignas(64) float pairs[N * N * PER];    // reads of the block's own writes
-  float *reads, *writes, *decays, *total;  // [2N, keys] a's rows, then those of the outputs; [WRITES, keys] until the block's end; [N, keys]; [keys]
+  // [2N, keys] a's rows, then those of the outputs; [WRITES, keys] until the block's end; [N, keys]; [keys]
+  float *reads, *writes, *decays, *total;
 
   static int64_t size(const Call& call) { return (2 * N + WRITES + N + 1) * call.key_vectors() * W; }
   void place(const Call& call, float* memory) {
@@ -154,7 +155,8 @@ INLINE void read_rows(int64_t outputs, const float* panel, int64_t rows, const f
   }
 }
 template <int P, Scaling SCALING>
-INLINE void write_rows(int64_t outputs, float* panel, int64_t rows, const float* coefficient, int64_t stride, const vec* value, const float* factors) {
+INLINE void write_rows(int64_t outputs, float* panel, int64_t rows, const float* coefficient, int64_t stride, const vec* value,
+                       const float* factors) {
   switch (outputs) {
     case 0: return write_panel<N, P, SCALING>(panel, panel, rows, coefficient, stride, value, factors);
     case 1: return write_panel<N + 1, P, SCALING>(panel, panel, rows, coefficient, stride, value, factors);

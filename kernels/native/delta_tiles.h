@@ -38,7 +38,8 @@ INLINE vec sums(vec* x) {
   for (int i = 0; i < L / 2; i++)
     x[i] = shuffle<AlternateInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<AlternateInFours<1>>(x[2 * i], x[2 * i + 1]);
 #pragma GCC unroll 4
-  for (int i = 0; i < L / 4; i++) x[i] = shuffle<PairsInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<PairsInFours<1>>(x[2 * i], x[2 * i + 1]);
+  for (int i = 0; i < L / 4; i++)
+    x[i] = shuffle<PairsInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<PairsInFours<1>>(x[2 * i], x[2 * i + 1]);
 #pragma GCC unroll 2
   for (int n = L / 8; n > 0; n /= 2)
 #pragma GCC unroll 2
@@ -183,7 +184,8 @@ enum Scaling { NOT, BY_ROW, BY_LANE };
 
 // to's row i = factor * from's row i + sum over r of coefficient[r][i] * value[r]; factor is factors[i] or, by lane, P vectors.
 template <int R, int P, Scaling SCALING>
-INLINE void write_panel(const float* from, float* to, int64_t rows, const float* coefficient, int64_t stride, const vec* value, const float* factors) {
+INLINE void write_panel(const float* from, float* to, int64_t rows, const float* coefficient, int64_t stride, const vec* value,
+                        const float* factors) {
   vec part[R][P], factor[P];
 #pragma GCC unroll 2
   for (int p = 0; p < P; p++) {

@@ -1,8 +1,10 @@
-// TTT-Linear: a linear map W, b takes one gradient step per mini-batch. With z_j = W^T k_j + b, g_j the gradient of 1/2 |LN(z_j) - (v_j - k_j)|^2
-//   y_i = W^T q_i + b - sum over j <= i of score_ij g_j,   score_ij = query_rate_i key_rate_j (q_i . k_j + 1),   o_i = q_i (or y_i) + LN(y_i)
+// TTT-Linear: a linear map W, b takes one gradient step per mini-batch. With z_j = W^T k_j + b, g_j = d/dz_j 1/2 |LN(z_j) - (v_j - k_j)|^2
+//   y_i = W^T q_i + b - sum over j <= i of score_ij g_j,   score_ij = query_rate_i key_rate_j (q_i . k_j + 1)
+//   o_i = q_i (or y_i) + LN(y_i)
 //   W <- W - sum over j of state_rate_j k_j g_j^T, b likewise.
 // Forward lanes are value channels; in the backward they are key channels for W, so that gradients of q and k need no sums over lanes.
 #include <cmath>
+#include <initializer_list>
 #include "delta_tiles.h"
 
 namespace {
@@ -31,7 +33,9 @@ struct Batch {
   float *key_rate, *query_rate, *state_rate, *inverse, *scores;  // [rows], scores [rows, rows] of q_i . k_j + 1
   float *gain, *shift, *mask;                                // [stride]
 
-  static int64_t floats(const Call& call) { return 6 * call.rows() * call.stride() + call.rows() * (call.rows() + 4) + 3 * call.stride() + 512; }
+  static int64_t floats(const Call& call) {
+    return 6 * call.rows() * call.stride() + call.rows() * (call.rows() + 4) + 3 * call.stride() + 512;
+  }
   Batch(const Call& call, int64_t h, Scratch& scratch) : call(call), h(h), rows(call.rows()), stride(call.stride()) {
     for (float** matrix : {&q, &k, &gradient, &normal, &slope, &scaled_k}) *matrix = scratch.take(rows * stride);
     for (float** row : {&key_rate, &query_rate, &state_rate, &inverse}) *row = scratch.take(rows);
@@ -66,6 +70,16 @@ struct Batch {
       state_rate[j] = there ? last * (call.late ? call.rate[head(count - 1)] : rate) : 0.f;
       for (int64_t c = 0; c < stride; c += W) store(scaled_k + j * stride + c, load(k + j * stride + c) * -state_rate[j]);
     }
+  }
+  // Asks for the rows of the mini-batch at step n: those of one head lie far apart, which hardware does not foresee.
+  INLINE void fetch(int64_t s, int64_t n, std::initializer_list<const float*> tensors) const {
+    const int64_t steps = std::min(call.size, call.starts[s + 1] - call.starts[s] - n);
+    for (const float* tensor : tensors)
+      for (int64_t j = 0; tensor && j < steps; j++) {
+        const int64_t at = call.reverse ? call.starts[s + 1] - 1 - n - j : call.starts[s] + n + j;
+        const float* row = tensor + (at * call.heads + h) * call.width;
+        for (int64_t c = 0; c < call.width; c += 16) __builtin_prefetch(row + c, 0, 2);
+      }
   }
   // x, a row, becomes (x - mean) / deviation; returns 1 / deviation.
   float normalise(float* x) const {
@@ -144,7 +158,8 @@ void read_all(const Panels& shape, const float* matrix, int64_t depth, const flo
 }
 
 // to = from + sum over rows of coefficient row (down the matrix) times value row (lanes).
-void write_all(const Panels& shape, const float* from, float* to, int64_t depth, const float* rows, const float* values, int64_t count, int64_t stride) {
+void write_all(const Panels& shape, const float* from, float* to, int64_t depth, const float* rows, const float* values, int64_t count,
+               int64_t stride) {
   for (int64_t first = 0; first < shape.vectors; first += PANEL)
     for (int64_t j = 0; j < count; j += GROUP) {
       vec value[GROUP * PANEL];
@@ -175,6 +190,7 @@ void forward_task(const Call& call, int64_t s, int64_t h, const float* weight, c
     const int64_t group = call.together() * call.size;
     if (to.kept && n % group == 0) store_panels(shape, state, D, to.kept + ((call.slot(s) + n / group) * call.heads + h) * D * D);
     batch.begin(s, n);
+    if (n + call.size < length) batch.fetch(s, n + call.size, {call.q, call.k, call.v, to.o, to.z, to.y});
     read_all(shape, state, D, batch.k, batch.count, stride, batch.normal);
     read_all(shape, state, D, batch.q, batch.count, stride, y);
     for (int64_t j = 0; j < batch.count; j++)
@@ -187,18 +203,18 @@ void forward_task(const Call& call, int64_t s, int64_t h, const float* weight, c
     batch.inner_gradients();
     batch.products(batch.q, batch.k, 1.f, batch.scores);
     for (int64_t i = 0; i < batch.count; i++) {
-      float* row = y + i * stride;
-      for (int64_t j = 0; j <= i; j++) {
-        const float score = batch.score(i, j);
-        for (int64_t c = 0; c < stride; c += W) store(row + c, load(row + c) - load(batch.gradient + j * stride + c) * score);
-      }
+      float *row = batch.normal + i * stride, *score = batch.scores + i * batch.rows;
+      for (int64_t j = 0; j <= i; j++) score[j] = batch.score(i, j);
       for (int64_t c = 0; c < stride; c += W) {
-        if (to.y) batch.put(to.y, i, c, load(row + c));
-        batch.put(to.o, i, c, call.late ? load(row + c) : load(batch.q + i * stride + c));
+        vec out = load(y + i * stride + c);
+        for (int64_t j = 0; j <= i; j++) out -= load(batch.gradient + j * stride + c) * score[j];
+        if (to.y) batch.put(to.y, i, c, out);
+        store(row + c, out);
+        if (call.late) store(batch.q + i * stride + c, out);  // the residual
       }
       batch.normalise(row);
       for (int64_t c = 0; c < stride; c += W)
-        batch.put(to.o, i, c, batch.part(to.o, i, c) + load(row + c) * load(batch.gain + c) + load(batch.shift + c));
+        batch.put(to.o, i, c, load(batch.q + i * stride + c) + load(row + c) * load(batch.gain + c) + load(batch.shift + c));
     }
     write_all(shape, state, state, D, batch.scaled_k, batch.gradient, batch.count, stride);
     for (int64_t j = 0; j < batch.count; j++)
@@ -221,19 +237,25 @@ struct Backward {
   Panels shape;  // transposed: rows are value channels
   int64_t rows, stride;
   float *states, *dW, *db, *dgain, *dshift, *dscale;
-  float *dy, *dz, *back, *scratch_row, *dscores, *along, *dquery, *dkey, *dstate;
+  float *dy, *dz, *back, *scratch_row, *dscores, *along, *dquery, *dkey, *dstate, *column;
 
   static int64_t floats(const Call& call) {
     const int64_t matrix = round_up(call.width, 4) * call.stride();
-    return Batch::floats(call) + (call.together() + 1) * (matrix + 16) + call.rows() * (5 * call.stride() + call.rows() + 5) + 5 * call.stride() + 512;
+    return Batch::floats(call) + (call.together() + 1) * (matrix + 16) +
+           call.rows() * (5 * call.stride() + call.rows() + 6) + 5 * call.stride() + 512;
   }
   Backward(const Call& call, const Gradients& grad, int64_t h, Scratch& scratch)
-      : call(call), grad(grad), batch(call, h, scratch), shape{round_up(call.width, 4), call.vectors()}, rows(call.rows()), stride(call.stride()) {
+      : call(call),
+        grad(grad),
+        batch(call, h, scratch),
+        shape{round_up(call.width, 4), call.vectors()},
+        rows(call.rows()),
+        stride(call.stride()) {
     states = scratch.take(call.together() * shape.size());
     dW = scratch.take(shape.size());
     memset((void*)dW, 0, shape.size() * sizeof(float));
     for (float** row : {&db, &dgain, &dshift, &scratch_row}) *row = scratch.take(stride);
-    for (float** row : {&dscale, &along, &dquery, &dkey, &dstate}) *row = scratch.take(rows);
+    for (float** row : {&dscale, &along, &dquery, &dkey, &dstate, &column}) *row = scratch.take(rows);
     for (float** matrix : {&dy, &dz, &back}) {
       *matrix = scratch.take(rows * stride);
       memset((void*)*matrix, 0, rows * stride * sizeof(float));
@@ -287,11 +309,16 @@ void Backward::inner_products() {
     }
     dstate[j] = -sum(total);
     for (int64_t i = j; i < batch.count; i++) {
-      const float score = batch.score(i, j), weight = batch.scores[i * rows + j], d = -dscores[i * rows + j];
-      for (int64_t c = 0; c < stride; c += W) store(row + c, load(row + c) - load(dy + i * stride + c) * score);
+      const float weight = batch.scores[i * rows + j], d = -dscores[i * rows + j];
+      column[i] = batch.score(i, j);
       dquery[i] += d * weight * batch.key_rate[j];
       dkey[j] += d * weight * batch.query_rate[i];
       dscores[i * rows + j] = d * batch.query_rate[i] * batch.key_rate[j];
+    }
+    for (int64_t c = 0; c < stride; c += W) {
+      vec out = load(row + c);
+      for (int64_t i = j; i < batch.count; i++) out -= load(dy + i * stride + c) * column[i];
+      store(row + c, out);
     }
   }
 }
@@ -304,7 +331,8 @@ void Backward::inner_norm() {
     batch.project_out(g, normal, inverse, ds, &one, &two);
     vec through_inverse{}, with_normal{}, total{};
     for (int64_t c = 0; c < stride; c += W) {
-      const vec x = load(normal + c), gain = load(batch.gain + c), d = load(ds + c), error = gain * x + load(batch.shift + c) + load(batch.k + j * stride + c) - batch.part(call.v, j, c);
+      const vec x = load(normal + c), gain = load(batch.gain + c), d = load(ds + c);
+      const vec error = gain * x + load(batch.shift + c) + load(batch.k + j * stride + c) - batch.part(call.v, j, c);
       const vec de = gain * d;
       store(dgain + c, load(dgain + c) + d * error + de * x);
       store(dshift + c, load(dshift + c) + de);
@@ -330,7 +358,7 @@ void Backward::inner_norm() {
 // Gradients of q and k, and dW, db of the state before the mini-batch.
 void Backward::finish(const float* W_before, const float* d_o) {
   const int64_t D = call.width, count = batch.count;
-  float *by_gradient = batch.normal, *by_z = batch.slope, *by_y = batch.gradient;  // their contents are used up, the last one's in this order
+  float *by_gradient = batch.normal, *by_z = batch.slope, *by_y = batch.gradient;  // used up, the last one by the first of these reads
   read_all(shape, dW, D, batch.gradient, count, stride, by_gradient);
   read_all(shape, W_before, D, dz, count, stride, by_z);
   read_all(shape, W_before, D, dy, count, stride, by_y);
@@ -363,8 +391,8 @@ void Backward::rates() {
   dscale[last] += call.late ? state * call.rate[batch.head(last)] : state_rate;
 }
 
-void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, const float* z, const float* y, const float* d_o, const float* d_weight,
-                   const float* d_bias, const Gradients& grad, Scratch& scratch) {
+void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, const float* z, const float* y, const float* d_o,
+                   const float* d_weight, const float* d_bias, const Gradients& grad, Scratch& scratch) {
   char* const mark = scratch.next;
   Backward walk(call, grad, h, scratch);
   Batch& batch = walk.batch;
@@ -388,6 +416,8 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
     }
     for (int64_t b = batches - 1; b >= 0; b--) {
       begin(n + b * call.size);
+      const int64_t next = n + (b - 1) * call.size;
+      if (next >= 0) batch.fetch(s, next, {call.q, call.k, call.v, z, y, d_o, grad.q, grad.k, grad.v});
       walk.outer_norm(y, d_o);
       walk.inner_products();
       walk.inner_norm();
@@ -410,9 +440,9 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
 // q, k, v, o, z, y [tokens, H, D]; rate [tokens, H]; gain, shift [H, D]; scale [size]; weight [S, H, D, D]; bias [S, H, D]
 // kept [tokens / (size * ceil(64 / size)) + S, H, D, D], z and y or null
 EXPORT void ttt_linear_forward(const float* q, const float* k, const float* v, const float* rate, const float* gain, const float* shift,
-                               const float* scale, const float* weight, const float* bias, const int64_t* starts, float* o, float* final_weight,
-                               float* final_bias, float* kept, float* z, float* y, double eps, int64_t sequences, int64_t heads, int64_t width,
-                               int64_t size, int64_t late, int64_t reverse, int64_t threads) {
+                               const float* scale, const float* weight, const float* bias, const int64_t* starts, float* o,
+                               float* final_weight, float* final_bias, float* kept, float* z, float* y, double eps, int64_t sequences,
+                               int64_t heads, int64_t width, int64_t size, int64_t late, int64_t reverse, int64_t threads) {
   const Call call{q, k, v, rate, gain, shift, scale, starts, sequences, heads, width, size, late, reverse, (float)eps};
   const int64_t memory = Batch::floats(call) + (width + call.rows() + 1) * call.stride() + 64;
 #pragma omp parallel num_threads(threads)
@@ -425,10 +455,11 @@ EXPORT void ttt_linear_forward(const float* q, const float* k, const float* v, c
 }
 
 EXPORT void ttt_linear_backward(const float* q, const float* k, const float* v, const float* rate, const float* gain, const float* shift,
-                                const float* scale, const int64_t* starts, const float* kept, const float* z, const float* y, const float* d_o,
-                                const float* d_weight, const float* d_bias, float* dq, float* dk, float* dv, float* drate, float* dgain,
-                                float* dshift, float* dscale, float* weight, float* bias, double eps, int64_t sequences, int64_t heads,
-                                int64_t width, int64_t size, int64_t late, int64_t reverse, int64_t threads) {
+                                const float* scale, const int64_t* starts, const float* kept, const float* z, const float* y,
+                                const float* d_o, const float* d_weight, const float* d_bias, float* dq, float* dk, float* dv,
+                                float* drate, float* dgain, float* dshift, float* dscale, float* weight, float* bias, double eps,
+                                int64_t sequences, int64_t heads, int64_t width, int64_t size, int64_t late, int64_t reverse,
+                                int64_t threads) {
   const Call call{q, k, v, rate, gain, shift, scale, starts, sequences, heads, width, size, late, reverse, (float)eps};
   const Gradients grad{dq, dk, dv, drate, dgain, dshift, dscale, weight, bias};
 #pragma omp parallel num_threads(threads)
