@@ -39,13 +39,14 @@ def _prefix_softmax(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    out, *states = (value.new_empty(value.shape) for value in (values, maximum, denominator, numerator))
+    out = values.new_empty(values.shape)
+    m, c, n = maximum.new_empty(maximum.shape), denominator.new_empty(denominator.shape), numerator.new_empty(numerator.shape)
     kept = values.new_empty(_kept_shape(values, maximum, keep))
     call(
         "prefix_softmax_forward", scores, values, log_decay, bonus, maximum, denominator, numerator, cu_seqlens,
-        out, *states, kept if keep else None, len(maximum), *values.shape[2:], reverse,
+        out, m, c, n, kept if keep else None, len(maximum), *values.shape[2:], reverse,
     )  # fmt: skip
-    return out, *states, kept
+    return out, m, c, n, kept
 
 
 @_prefix_softmax.register_fake
@@ -84,10 +85,9 @@ def _prefix_softmax_backward(
         *(value.contiguous() for value in states), cu_seqlens,
         *(None if absent.get(i) else value for i, value in enumerate(grads)), len(grad_maximum), *values.shape[2:], reverse,
     )  # fmt: skip
-    grad_scores, grad_values, grad_log_decay, grad_bonus, *grad_states = grads
-    grad_log_decay = scores.new_empty(0) if log_decay is None else grad_log_decay
-    grad_bonus = scores.new_empty(0) if bonus is None else grad_bonus.sum(0)
-    return grad_scores, grad_values, grad_log_decay, grad_bonus, *grad_states
+    grad_log_decay = scores.new_empty(0) if log_decay is None else grads[2]
+    grad_bonus = scores.new_empty(0) if bonus is None else grads[3].sum(0)
+    return grads[0], grads[1], grad_log_decay, grad_bonus, grads[4], grads[5], grads[6]
 
 
 @_prefix_softmax_backward.register_fake
