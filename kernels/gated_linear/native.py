@@ -63,7 +63,7 @@ def _gated_linear(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     o, final = torch.empty_like(v), torch.empty_like(state)
-    kept = state.new_zeros(k.shape[0] * k.shape[1] // KEEP + len(state), *state.shape[1:]) if keep else None
+    kept = state.new_empty(k.shape[0] * k.shape[1] // KEEP + len(state), *state.shape[1:]) if keep else None
     sizes = _sizes(k, v, log_decay)
     call("gated_linear_forward", q, k, v, log_decay, bonus, state, cu_seqlens, o, final, kept, scale, len(state), *sizes, reverse)
     return o, final, state.new_empty(0) if kept is None else kept

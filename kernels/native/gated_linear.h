@@ -40,16 +40,12 @@ struct Chunk {
   float *from_start, *to_end, *total;  // q decayed since the start, k decayed to the end: [STEPS, Kp]; the chunk's decay [Kp]
 };
 
-inline void pack(const Shape& shape, const Task& task, const float* from, int64_t width, int64_t padded, int64_t t0, int64_t steps, float* to) {
-  for (int64_t t = 0; t < steps; t++) memcpy(to + t * padded, from + task.at(shape, t0 + t) * width, width * sizeof(float));
-  if (steps < STEPS) memset(to + steps * padded, 0, (STEPS - steps) * padded * sizeof(float));
-}
-
-// Columns of this task, [STEPS, Vp]
-inline void pack_columns(const Shape& shape, const Task& task, const float* from, int64_t t0, int64_t steps, float* to) {
-  for (int64_t t = 0; t < steps; t++)
-    memcpy(to + t * task.Vp, from + task.at(shape, t0 + t) * shape.values + task.first, task.width * sizeof(float));
-  if (steps < STEPS) memset(to + steps * task.Vp, 0, (STEPS - steps) * task.Vp * sizeof(float));
+// The columns of this task, times scale: [STEPS, Vp]
+INLINE void pack_columns(const Shape& shape, const Task& task, const float* from, int64_t t0, int64_t steps, float scale, float* to) {
+  for (int64_t t = 0; t < STEPS; t++) {
+    const float* row = from + task.at(shape, t0 + t) * shape.values + task.first;
+    for (int64_t c = 0; c < task.Vp; c += W) store(to + t * task.Vp + c, t < steps ? load_part(row + c, task.width - c) * scale : vec{});
+  }
 }
 
 // Asks for the rows of a later chunk, of which every step lies in another page: no hardware prefetcher finds them.
@@ -59,36 +55,50 @@ INLINE void prefetch(const Shape& shape, const Task& task, const float* from, in
     for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(from + task.at(shape, t) * stride + i, WRITE);
 }
 
+// One vector of key channels of a chunk, those from c on. WHOLE: every step and every lane is there. `one`: the decays of the head.
+template <int DECAYS, bool BONUS, bool WHOLE>
+void prepare_channels(const float* q, const float* k, const float* log_decay, const float* one, int64_t next, int64_t steps, int64_t lanes,
+                             const Chunk& chunk, int64_t Kp, int64_t c) {
+  auto at = [=](const float* from, int64_t t) {
+    if (WHOLE) return load(from + t * next + c);
+    return t < steps ? load_part(from + t * next + c, lanes) : vec{};
+  };
+  vec a[STEPS], decay = fill(1.f);
+#pragma GCC unroll 8
+  for (int64_t t = 0; t < STEPS; t++) {
+    const vec here = at(q, t);
+    a[t] = DECAYS == 2 ? exp(at(log_decay, t)) : fill(DECAYS == 1 ? one[t] : 1.f);
+    if (!BONUS) decay *= a[t];
+    store(chunk.a + t * Kp + c, a[t]);
+    store(chunk.q + t * Kp + c, here);
+    store(chunk.from_start + t * Kp + c, here * decay);
+    if (BONUS) decay *= a[t];
+  }
+  store(chunk.total + c, decay);
+  decay = fill(1.f);
+#pragma GCC unroll 8
+  for (int64_t t = STEPS - 1; t >= 0; t--) {
+    const vec here = at(k, t);
+    store(chunk.k + t * Kp + c, here);
+    store(chunk.to_end + t * Kp + c, here * decay);
+    decay *= a[t];
+  }
+}
+
 // DECAYS: 0 none, 1 one per head, 2 one per channel. BONUS: the output of a step reads the state before it.
 template <int DECAYS, bool BONUS>
 void prepare(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, int64_t t0,
-                    int64_t steps, const Chunk& chunk) {
-  pack(shape, task, q, shape.keys, task.Kp, t0, steps, chunk.q);
-  pack(shape, task, k, shape.keys, task.Kp, t0, steps, chunk.k);
-  pack_columns(shape, task, v, t0, steps, chunk.v);
-  if (DECAYS == 2) pack(shape, task, log_decay, shape.keys, task.Kp, t0, steps, chunk.a);
+             int64_t steps, const Chunk& chunk) {
+  pack_columns(shape, task, v, t0, steps, 1.f, chunk.v);
   alignas(64) float one[STEPS + W] = {};
   if (DECAYS == 1) {
     for (int64_t t = 0; t < steps; t++) one[t] = log_decay[task.at(shape, t0 + t)];
     for (int64_t t = 0; t < STEPS; t += W) store(one + t, exp(load(one + t)));
   }
+  const int64_t K = shape.keys, first = task.at(shape, t0) * K, next = task.step * shape.heads * K;
   for (int64_t c = 0; c < task.Kp; c += W) {
-    vec a[STEPS], decay = fill(1.f);
-#pragma GCC unroll 8
-    for (int64_t t = 0; t < STEPS; t++) {
-      a[t] = DECAYS == 2 ? exp(load(chunk.a + t * task.Kp + c)) : DECAYS == 1 ? fill(one[t]) : fill(1.f);
-      if (!BONUS) decay *= a[t];
-      store(chunk.a + t * task.Kp + c, a[t]);
-      store(chunk.from_start + t * task.Kp + c, load(chunk.q + t * task.Kp + c) * decay);
-      if (BONUS) decay *= a[t];
-    }
-    store(chunk.total + c, decay);
-    decay = fill(1.f);
-#pragma GCC unroll 8
-    for (int64_t t = STEPS - 1; t >= 0; t--) {
-      store(chunk.to_end + t * task.Kp + c, load(chunk.k + t * task.Kp + c) * decay);
-      decay *= a[t];
-    }
+    auto run = steps == STEPS && c + W <= K ? prepare_channels<DECAYS, BONUS, true> : prepare_channels<DECAYS, BONUS, false>;
+    run(q + first, k + first, log_decay + (DECAYS == 2 ? first : 0), one, next, steps, K - c, chunk, task.Kp, c);
   }
 }
 

@@ -171,8 +171,7 @@ template <int DECAYS, bool BONUS> struct Backward {
       const int64_t t0 = begin + i * STEPS, steps = steps_from(t0);
       const Chunk& chunk = m.chunk[i];
       prepare<DECAYS, BONUS>(shape, task, in.q, in.k, in.v, in.log_decay, t0, steps, chunk);
-      pack_columns(shape, task, in.dout, t0, steps, m.dout[i]);
-      for (int64_t j = 0; j < steps * Vp; j++) m.dout[i][j] *= in.scale;
+      pack_columns(shape, task, in.dout, t0, steps, in.scale, m.dout[i]);
       for (int64_t c = 0; c < Kp && i + 1 < chunks; c += PANEL)
         update<false>(m.states[i + 1] + c * Vp, m.states[i] + c * Vp, std::min(PANEL, Kp - c), task.width, chunk.total + c, chunk.v, Vp,
                       chunk.to_end + c, Kp);
@@ -226,10 +225,10 @@ template <int DECAYS, bool BONUS> struct Backward {
 
   void write(int64_t t, int64_t key_row, int64_t value_row) {
     const Walk& walk = m.walk;
-    memcpy(grad.q + key_row * K, walk.dq + t * Kp, K * sizeof(float));
-    memcpy(grad.k + key_row * K, walk.dk + t * Kp, K * sizeof(float));
-    memcpy(grad.v + value_row * V + task.first, walk.dv + t * Vp, task.width * sizeof(float));
-    if (DECAYS == 2) memcpy(grad.log_decay + key_row * K, walk.ddecay + t * Kp, K * sizeof(float));
+    copy(grad.q + key_row * K, walk.dq + t * Kp, K);
+    copy(grad.k + key_row * K, walk.dk + t * Kp, K);
+    copy(grad.v + value_row * V + task.first, walk.dv + t * Vp, task.width);
+    if (DECAYS == 2) copy(grad.log_decay + key_row * K, walk.ddecay + t * Kp, K);
     if (DECAYS == 1) {
       vec total{};
       for (int64_t j = 0; j < Kp; j += W) total += load(walk.ddecay + t * Kp + j);
@@ -239,7 +238,7 @@ template <int DECAYS, bool BONUS> struct Backward {
 
   static void run(const Shape& shape, int64_t task, const Inputs& in, const Gradients& grad) { Backward(shape, task, in, grad).whole_sequence(); }
   void whole_sequence() {
-    if (BONUS) memcpy(m.bonus, in.bonus + task.h * K, K * sizeof(float));
+    if (BONUS) copy(m.bonus, in.bonus + task.h * K, K);
     load_state(in.dfinal + state_at(task.s), m.gradient);
     for (int64_t end = task.length; end > 0; end = (end - 1) / KEEP * KEEP) {
       const int64_t begin = (end - 1) / KEEP * KEEP, chunks = (end - begin + STEPS - 1) / STEPS;
@@ -247,7 +246,7 @@ template <int DECAYS, bool BONUS> struct Backward {
       for (int64_t i = chunks - 1; i >= 0; i--) walk_back(m.chunk[i], m.dout[i], m.states[i], begin + i * STEPS);
     }
     store_state(m.gradient, grad.initial + state_at(task.s));
-    if (BONUS) memcpy(grad.bonus + ((task.s * shape.parts() + task.p) * shape.heads + task.h) * K, m.walk.dbonus, K * sizeof(float));
+    if (BONUS) copy(grad.bonus + ((task.s * shape.parts() + task.p) * shape.heads + task.h) * K, m.walk.dbonus, K);
   }
 };
 

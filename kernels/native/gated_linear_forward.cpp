@@ -20,7 +20,7 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
   chunk.total = take(Kp);
   chunk.v = take(STEPS * Vp);
   float *out = take(STEPS * Vp), *extra = take(Kp), *scores = take(PAIRS);
-  if (BONUS) memcpy(extra, bonus + task.h * K, K * sizeof(float));
+  if (BONUS) copy(extra, bonus + task.h * K, K);
   const int64_t matrix = (task.s * shape.heads + task.h) * K * V + task.first;
   copy_rows(state, Vp, initial + matrix, V, K, task.width);
   for (int64_t t0 = 0; t0 < task.length; t0 += STEPS) {
@@ -37,12 +37,14 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
     prefetch(shape, task, v + task.first, V, task.width, t0 + STEPS);
     for (int64_t t = 0; t < steps; t++) {
       float* row = o + task.at(shape, t0 + t) * V + task.first;
-      for (int64_t j = 0; j < task.width; j++) row[j] = out[t * Vp + j] * scale;
+      for (int64_t c = 0; c < Vp; c += W) store_part(row + c, load(out + t * Vp + c) * scale, task.width - c);
     }
     if (DECAYS == 2) prefetch(shape, task, log_decay, K, K, t0 + STEPS);
     update<true>(state, state, Vp, K, chunk.total, chunk.to_end, Kp, chunk.v, Vp);
   }
   copy_rows(final + matrix, V, state, Vp, K, task.width);
+  for (int64_t slot = shape.slot(task.s) + (task.length + KEEP - 1) / KEEP; kept && slot < shape.slot(task.s + 1); slot++)
+    for (int64_t i = 0; i < K; i++) memset(kept + ((slot * shape.heads + task.h) * K + i) * V + task.first, 0, task.width * sizeof(float));
 }
 
 }  // namespace
@@ -50,7 +52,7 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
 EXPORT int64_t gated_linear_parts(int64_t values) { return Shape{nullptr, 0, 0, 0, values, 0, 0}.parts(); }
 
 // q, k [rows, H, K]; v, o [rows, H, V]; log_decay [rows, H, decays], decays 0, 1 or K; bonus [H, K] or null; initial, final [S, H, K, V];
-// kept [rows / KEEP + S, H, K, V] or null
+// kept [rows / KEEP + S, H, K, V] or null; slots that no sequence needs become zero
 EXPORT void gated_linear_forward(const float* q, const float* k, const float* v, const float* log_decay, const float* bonus, const float* initial,
                                  const int64_t* starts, float* o, float* final, float* kept, double scale, int64_t sequences, int64_t heads,
                                  int64_t keys, int64_t values, int64_t decays, int64_t reverse, int64_t threads) {

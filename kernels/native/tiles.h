@@ -166,9 +166,15 @@ inline void transpose(float* to, const float* from, int64_t rows, int64_t column
     }
 }
 
-// Copies rows of `width` numbers between memory with any row strides.
+// Short rows: cheaper than a call of memcpy.
+INLINE void copy(float* to, const float* from, int64_t width) {
+  int64_t i = 0;
+  for (; i + W <= width; i += W) store(to + i, load(from + i));
+  for (; i < width; i++) to[i] = from[i];
+}
+// Rows of `width` numbers between memory with any row strides.
 inline void copy_rows(float* to, int64_t to_stride, const float* from, int64_t from_stride, int64_t rows, int64_t width) {
-  for (int64_t i = 0; i < rows; i++) memcpy(to + i * to_stride, from + i * from_stride, width * sizeof(float));
+  for (int64_t i = 0; i < rows; i++) copy(to + i * to_stride, from + i * from_stride, width);
 }
 
 }  // namespace
