@@ -104,7 +104,8 @@ def chunk_linear_attn(
     o, state = gated_linear_attention(q, k, v, None, initial_state, scale=scale, cu_seqlens=cu_seqlens, return_final_state=True)
     if normalize:
         ones = torch.ones_like(v[..., :1])
-        o = o / (gated_linear_attention(q, k, ones, scale=scale, cu_seqlens=cu_seqlens) + 1e-10)
+        total, _ = gated_linear_attention(q, k, ones, scale=scale, cu_seqlens=cu_seqlens, return_final_state=True)
+        o = o / (total + 1e-10)
     return _result(o, state, output_final_state)
 
 

@@ -11,7 +11,9 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def test_one_form_with_a_plain_pytorch_peer():

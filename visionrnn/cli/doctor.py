@@ -34,7 +34,7 @@ def render(report: dict[str, Any]) -> str:
         _section("visionrnn", [("version", report["visionrnn"]), ("python", f"{report['python']} on {report['platform']}")]),
         _section("Packages", [_package_row(name, row) for name, row in report["packages"].items()]),
         _section("Devices", list(_device_rows(report["devices"]))),
-        _section("Kernel back ends", [*_backend_rows(report["backends"]), *([("native build", report["native"])] if report["native"] else [])]),
+        _section("Kernel back ends", list(_backend_rows(report["backends"], report["native"]))),
         _section("Missing", [(row["package"], f"for {row['purpose']}", row["command"]) for row in report["missing"]], "nothing"),
         _section("Broken", [row for item in report["broken"] for row in _broken_rows(item)], "nothing"),
         _section("Conflicts", [(text,) for text in report["conflicts"]], "none"),
@@ -80,8 +80,9 @@ def _device_rows(devices: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows + [(f"cuda:{i}", f"{gpu['name']}, {gpu['memory_gib']} GiB") for i, gpu in enumerate(devices["cuda"])]
 
 
-def _backend_rows(backends: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [
+def _backend_rows(backends: dict[str, Any], native: str | None) -> list[tuple[str, ...]]:
+    build: list[tuple[str, ...]] = [("native build", native)] if native else []
+    return build + [
         (family, ", ".join(row["available"]), "auto: " + ", ".join(f"{name} on {device}" for device, name in row["auto"].items()))
         for family, row in backends.items()
     ]

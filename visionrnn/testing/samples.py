@@ -78,7 +78,7 @@ class Sample:
         """Output, states, and the gradient of a fixed scalar of both with respect to every tensor of the inputs."""
         inputs = {name: given.detach().clone().requires_grad_() if isinstance(given, Tensor) else given for name, given in inputs.items()}
         out, states = self.run(inputs, **options)
-        loss = sum((value * value.conj()).real.sum() for value in (out, *states))
+        loss = torch.stack([(value * value.conj()).real.sum() for value in (out, *states)]).sum()
         tensors = {name: given for name, given in inputs.items() if isinstance(given, Tensor)}
         gradients = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True, materialize_grads=True)
         found = {"out": out, **{f"state {i}": state for i, state in enumerate(states)}}
