@@ -103,7 +103,8 @@ void prepare(const Shape& shape, const Task& task, const float* q, const float* 
 }
 
 // dots[pair(u, S)], u ≥ S: vectors that sum to  sum_i left_u,i right_S,i (decay between)_i.  decay and bonus may be null.
-template <int S> INLINE void dots_of(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots) {
+template <int S>
+INLINE void dots_of(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots) {
   vec acc[STEPS] = {};
   for (int64_t c = 0; c < width; c += W) {
     vec x = load(right + S * width + c);
@@ -118,8 +119,9 @@ template <int S> INLINE void dots_of(const float* left, const float* right, cons
 #pragma GCC unroll 8
   for (int u = S / HALF * HALF; u < STEPS; u++) dots[pair(u, S)] = u < S ? vec{} : acc[u];
 }
-template <int... S> INLINE void dots_of_all(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots,
-                                            std::integer_sequence<int, S...>) {
+template <int... S>
+INLINE void dots_of_all(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, vec* dots,
+                        std::integer_sequence<int, S...>) {
   (dots_of<S>(left, right, decay, bonus, width, dots), ...);
 }
 // scores[pair(u, s)]: how much step u sees of step s ≤ u; zeros in the blocks' other triangles

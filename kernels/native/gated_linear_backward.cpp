@@ -1,6 +1,6 @@
-// The backward of gated_linear_forward.cpp. The states of KEEP steps are recomputed from the kept one, then walked back. Lanes are channels of
-// the key: states and their gradients are held transposed, [V, K], so that the sums over V that dq, dk and the decay need are products of
-// matrices too. The gradient of log_decay_t is the sum of all flows (state or key before t → query or state from t on): no differences.
+// The backward of gated_linear_forward.cpp. The states of KEEP steps are recomputed from the kept one, then walked back. Lanes are channels
+// of the key: states and their gradients are held transposed, [V, K], so that the sums over V that dq, dk and the decay need are products
+// of matrices too. The gradient of log_decay_t is the sum of all flows (state or key before t → query or state from t on): no differences.
 #include "gated_linear.h"
 
 namespace {
@@ -196,7 +196,8 @@ template <int DECAYS, bool BONUS> struct Backward {
       ask(t0, c, 3);
       product<false>(walk.dk + c, Kp, chunk.v, Vp, gradient, width, task.width);
       ask(t0, c, 4);
-      update<false>(gradient, gradient, width, task.width, chunk.total + c, dout, Vp, chunk.from_start + c, Kp, state + c * Vp, walk.through + c);
+      update<false>(gradient, gradient, width, task.width, chunk.total + c, dout, Vp, chunk.from_start + c, Kp, state + c * Vp,
+                    walk.through + c);
       ask(t0, c, 5);
       for (int64_t j = c; j < c + width; j += W) inner<DECAYS, BONUS>(chunk, walk, Kp, j);
     }
@@ -206,8 +207,8 @@ template <int DECAYS, bool BONUS> struct Backward {
   // Asks for the memory that the steps t0 - KEEP will need and for the rows that these will write, a little after each product: the
   // processor waits when too much is under way at once. c: the panel, which asks for its channels, and for its share of v's columns.
   INLINE void ask(int64_t t0, int64_t c, int stage) {
-    const int64_t early = t0 - KEEP, real = std::min(PANEL, K - c), share = round_up(task.width * PANEL / Kp, 16), first = c / PANEL * share;
-    const int64_t columns = std::min(share, task.width - first), at = first + task.first;
+    const int64_t early = t0 - KEEP, real = std::min(PANEL, K - c), share = round_up(task.width * PANEL / Kp, 16);
+    const int64_t first = c / PANEL * share, columns = std::min(share, task.width - first), at = first + task.first;
     if (stage == 2) prefetch<1>(shape, task, grad.v + at, V, columns, t0);
     if (stage == 3) prefetch<1>(shape, task, grad.q + slice * K + c, K, real, t0);
     if (stage == 4) prefetch<1>(shape, task, grad.k + slice * K + c, K, real, t0);
@@ -236,7 +237,9 @@ template <int DECAYS, bool BONUS> struct Backward {
     }
   }
 
-  static void run(const Shape& shape, int64_t task, const Inputs& in, const Gradients& grad) { Backward(shape, task, in, grad).whole_sequence(); }
+  static void run(const Shape& shape, int64_t task, const Inputs& in, const Gradients& grad) {
+    Backward(shape, task, in, grad).whole_sequence();
+  }
   void whole_sequence() {
     if (BONUS) copy(m.bonus, in.bonus + task.h * K, K);
     load_state(in.dfinal + state_at(task.s), m.gradient);
@@ -252,11 +255,11 @@ template <int DECAYS, bool BONUS> struct Backward {
 
 }  // namespace
 
-// As in the forward; kept as it left it. dq, dk, dlog_decay have a leading axis of parts, dbonus [S, parts, H, K]: to be summed by the caller.
-EXPORT void gated_linear_backward(const float* q, const float* k, const float* v, const float* log_decay, const float* bonus, const float* kept,
-                                  const float* dout, const float* dfinal, const int64_t* starts, float* dq, float* dk, float* dv,
-                                  float* dlog_decay, float* dbonus, float* dinitial, double scale, int64_t sequences, int64_t heads, int64_t keys,
-                                  int64_t values, int64_t decays, int64_t reverse, int64_t threads) {
+// As in the forward; kept as it left it. dq, dk and dlog_decay have a leading axis of parts, dbonus is [S, parts, H, K]: the caller sums.
+EXPORT void gated_linear_backward(const float* q, const float* k, const float* v, const float* log_decay, const float* bonus,
+                                  const float* kept, const float* dout, const float* dfinal, const int64_t* starts, float* dq, float* dk,
+                                  float* dv, float* dlog_decay, float* dbonus, float* dinitial, double scale, int64_t sequences,
+                                  int64_t heads, int64_t keys, int64_t values, int64_t decays, int64_t reverse, int64_t threads) {
   const Shape shape{starts, sequences, heads, keys, values, decays, reverse};
   const Inputs in{q, k, v, log_decay, bonus, kept, dout, dfinal, (float)scale};
   const Gradients grad{dq, dk, dv, dlog_decay, dbonus, dinitial};

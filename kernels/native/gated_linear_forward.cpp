@@ -1,13 +1,13 @@
-// Gated linear recurrences, S_t = diag(e^w_t) S_{t-1} + k_t v_tᵀ, o_t = q_tᵀ S_t, in chunks of eight steps: enough that the state [K, V] is
-// read and written once for several steps and the work is a product of matrices, few enough that the pairs of steps inside a chunk cost
-// little. Decays only ever multiply (no division, no sum of logarithms), so gates of any size are safe.
+// Gated linear recurrences, S_t = diag(e^w_t) S_{t-1} + k_t v_tᵀ, o_t = q_tᵀ S_t, in chunks of eight steps: enough that the state [K, V]
+// is read and written once for several steps and the work is a product of matrices, few enough that the pairs of steps inside a chunk
+// cost little. Decays only ever multiply (no division, no sum of logarithms), so gates of any size are safe.
 #include "gated_linear.h"
 
 namespace {
 
 template <int DECAYS, bool BONUS>
-void forward_task(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay, const float* bonus,
-                  const float* initial, float scale, float* o, float* final, float* kept) {
+void forward_task(const Shape& shape, const Task& task, const float* q, const float* k, const float* v, const float* log_decay,
+                  const float* bonus, const float* initial, float scale, float* o, float* final, float* kept) {
   const int64_t K = shape.keys, V = shape.values, Kp = task.Kp, Vp = task.Vp;
   const int64_t size = 5 * STEPS * Kp + 2 * Kp + 2 * STEPS * Vp + PAIRS + Kp * Vp;
   Scratch scratch(size);
@@ -53,9 +53,10 @@ EXPORT int64_t gated_linear_parts(int64_t values) { return Shape{nullptr, 0, 0, 
 
 // q, k [rows, H, K]; v, o [rows, H, V]; log_decay [rows, H, decays], decays 0, 1 or K; bonus [H, K] or null; initial, final [S, H, K, V];
 // kept [rows / KEEP + S, H, K, V] or null; slots that no sequence needs become zero
-EXPORT void gated_linear_forward(const float* q, const float* k, const float* v, const float* log_decay, const float* bonus, const float* initial,
-                                 const int64_t* starts, float* o, float* final, float* kept, double scale, int64_t sequences, int64_t heads,
-                                 int64_t keys, int64_t values, int64_t decays, int64_t reverse, int64_t threads) {
+EXPORT void gated_linear_forward(const float* q, const float* k, const float* v, const float* log_decay, const float* bonus,
+                                 const float* initial, const int64_t* starts, float* o, float* final, float* kept, double scale,
+                                 int64_t sequences, int64_t heads, int64_t keys, int64_t values, int64_t decays, int64_t reverse,
+                                 int64_t threads) {
   const Shape shape{starts, sequences, heads, keys, values, decays, reverse};
   const int64_t tasks = sequences * heads * shape.parts();
   auto run = bonus ? (!log_decay ? forward_task<0, true> : decays == 1 ? forward_task<1, true> : forward_task<2, true>)

@@ -1,5 +1,5 @@
-// Products of small matrices whose tiles stay in registers, transposition, and sums over lanes: the parts of recurrences with matrix states.
-// All matrices are padded: rows to whole vectors, their number to a multiple of four, with finite (mostly zero) values.
+// Products of small matrices whose tiles stay in registers, transposition, sums over lanes: parts of recurrences with matrix states.
+// All matrices are padded: rows to whole vectors, their number to a multiple of eight, with finite (mostly zero) values.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -75,7 +75,7 @@ inline void product(float* out, int64_t row, const float* left, int64_t left_row
   });
 }
 
-// Where the pair (u, s), s ≤ u, of steps stands in a lower triangular matrix of three square blocks: first half, second and first, second.
+// Where the pair (u, s), s ≤ u, of steps stands in a lower triangular matrix of square blocks: first half, second and first, second.
 constexpr int64_t PAIRS = 3 * HALF * HALF;
 constexpr int64_t pair(int64_t u, int64_t s) { return (u / HALF + s / HALF) * HALF * HALF + u % HALF * HALF + s % HALF; }
 
@@ -93,7 +93,7 @@ template <bool UPPER> inline void pairs_product(float* out, const float* pairs, 
 }
 
 // to [rows, columns] = decay · from + leftᵀ · right; left [STEPS, rows], right [STEPS, columns] with rows left_row and right_row apart.
-// decay is one number for each row (BY_ROW) or for each column. With `other` [rows, columns], sums [columns] = sum over rows of from · other.
+// decay: one number for each row (BY_ROW) or for each column. With `other` [rows, columns], sums [columns] = sum over rows of from · other.
 template <bool BY_ROW>
 inline void update(float* to, const float* from, int64_t columns, int64_t rows, const float* decay, const float* left, int64_t left_row,
                    const float* right, int64_t right_row, const float* other = nullptr, float* sums = nullptr) {
