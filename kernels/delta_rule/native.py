@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..native import call
+from ..native import call, watch, watched_gradients
 
 CHUNK = 64  # steps between the states that the forward keeps for the backward, as in the C++ source
 
@@ -119,11 +119,13 @@ def _(grad_o, grad_final, q, k, v, beta, log_decay, kept, residual, scale, cu_se
 def _setup(ctx, inputs, output):
     *timed, _, ctx.scale, cu_seqlens, ctx.reverse, _ = inputs
     ctx.save_for_backward(*timed, *output[2:], cu_seqlens)
+    watch(ctx, output[:2])
 
 
-def _backward(ctx, grad_o, grad_final, *_):
+def _backward(ctx, *given):
     *saved, cu_seqlens = ctx.saved_tensors
-    *grads, grad_decay, grad_state = _delta_rule_backward(grad_o, grad_final, *saved, ctx.scale, cu_seqlens, ctx.reverse)
+    given = watched_gradients(ctx, given)
+    *grads, grad_decay, grad_state = _delta_rule_backward(*given, *saved, ctx.scale, cu_seqlens, ctx.reverse)
     return *grads, None if saved[4] is None else grad_decay, grad_state, None, None, None, None
 
 
@@ -187,9 +189,10 @@ def _(grad_o, grad_final, q, k, v, a, b, log_decay, kept, residual, scale, cu_se
     return tuple(value.new_empty(value.shape) for value in (q, k, v, a, b, log_decay, grad_final))
 
 
-def _backward_general(ctx, grad_o, grad_final, *_):
+def _backward_general(ctx, *given):
     *saved, cu_seqlens = ctx.saved_tensors
-    return *_generalized_delta_rule_backward(grad_o, grad_final, *saved, ctx.scale, cu_seqlens, ctx.reverse), None, None, None, None
+    grads = _generalized_delta_rule_backward(*watched_gradients(ctx, given), *saved, ctx.scale, cu_seqlens, ctx.reverse)
+    return *grads, None, None, None, None
 
 
 _generalized_delta_rule.register_autograd(_backward_general, setup_context=_setup)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..native import call
+from ..native import call, watch, watched_gradients
 
 CHUNK = 64  # at least so many steps lie between the states that the forward keeps, as in the C++ source
 
@@ -122,11 +122,12 @@ def _(grad_o, grad_weight, grad_bias, q, k, v, learning_rate, norm_weight, norm_
 def _setup(ctx, inputs, output):
     *values, _, _, ctx.eps, cu_seqlens, ctx.reverse, ctx.late, _ = inputs
     ctx.save_for_backward(*values, *output[3:], cu_seqlens)
+    watch(ctx, output[:3])
 
 
-def _backward(ctx, grad_o, grad_weight, grad_bias, *_):
+def _backward(ctx, *given):
     *saved, cu_seqlens = ctx.saved_tensors
-    grads = _ttt_linear_backward(grad_o, grad_weight, grad_bias, *saved, ctx.eps, cu_seqlens, ctx.reverse, ctx.late)
+    grads = _ttt_linear_backward(*watched_gradients(ctx, given), *saved, ctx.eps, cu_seqlens, ctx.reverse, ctx.late)
     return *grads, None, None, None, None, None
 
 

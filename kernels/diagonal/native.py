@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..native import call, library
+from ..native import call, library, watch, watched_gradients
 from .native_scans import complex_diagonal_scan, diagonal_scan
 from .native_softmax import prefix_softmax
 
@@ -89,11 +89,12 @@ def _(grad_y, grad_final, u, delta, A, B, C, kept, cu_seqlens, reverse):
 def _setup(ctx, inputs, output):
     u, delta, A, B, C, _, cu_seqlens, ctx.reverse, _ = inputs
     ctx.save_for_backward(u, delta, A, B, C, output[2], cu_seqlens)
+    watch(ctx, output[:2])
 
 
-def _backward(ctx, grad_y, grad_final, _):
+def _backward(ctx, *grads):
     *saved, cu_seqlens = ctx.saved_tensors
-    return *_selective_scan_backward(grad_y, grad_final, *saved, cu_seqlens, ctx.reverse), None, None, None
+    return *_selective_scan_backward(*watched_gradients(ctx, grads), *saved, cu_seqlens, ctx.reverse), None, None, None
 
 
 _selective_scan.register_autograd(_backward, setup_context=_setup)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..native import call
+from ..native import call, watch, watched_gradients
 
 CHUNK = 32  # steps between the states that the forward keeps for the backward, as in the C++ source
 
@@ -101,10 +101,11 @@ def _setup(ctx, inputs, output):
     scores, values, log_decay, bonus, _, _, _, cu_seqlens, ctx.reverse, _ = inputs
     _, _, denominator, numerator, kept = output
     ctx.save_for_backward(scores, values, log_decay, bonus, denominator, numerator, kept, cu_seqlens)
+    watch(ctx, output[:4])
 
 
-def _backward(ctx, grad_out, grad_maximum, grad_denominator, grad_numerator, _):
-    grads = _prefix_softmax_backward(grad_out, grad_maximum, grad_denominator, grad_numerator, *ctx.saved_tensors, ctx.reverse)
+def _backward(ctx, *given):
+    grads = _prefix_softmax_backward(*watched_gradients(ctx, given), *ctx.saved_tensors, ctx.reverse)
     _, _, log_decay, bonus, *_ = ctx.saved_tensors
     present = (True, True, log_decay is not None, bonus is not None, True, True, True)
     return *(grad if there else None for grad, there in zip(grads, present, strict=True)), None, None, None

@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from ..native import call, library
+from ..native import call, library, watch, watched_gradients
 from .rotation import in_turning_frame, packed_angles
 
 KEEP = 64  # steps between the states that the forward keeps for the backward, as in the C++ source
@@ -116,11 +116,12 @@ def _(grad_o, grad_final, q, k, v, log_decay, bonus, kept, cu_seqlens, scale, re
 def _setup(ctx, inputs, output):
     q, k, v, log_decay, bonus, _, cu_seqlens, ctx.scale, ctx.reverse, _ = inputs
     ctx.save_for_backward(q, k, v, log_decay, bonus, output[2], cu_seqlens)
+    watch(ctx, output[:2])
 
 
-def _backward(ctx, grad_o, grad_final, _):
+def _backward(ctx, *given):
     grad_q, grad_k, grad_v, grad_decay, grad_bonus, grad_state = _gated_linear_backward(
-        grad_o, grad_final, *ctx.saved_tensors, ctx.scale, ctx.reverse
+        *watched_gradients(ctx, given), *ctx.saved_tensors, ctx.scale, ctx.reverse
     )
     _, _, _, log_decay, bonus, *_ = ctx.saved_tensors
     grad_decay, grad_bonus = None if log_decay is None else grad_decay, None if bonus is None else grad_bonus

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +63,19 @@ def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
     if found is None:
         raise RuntimeError(f"{library()._name} lacks {function}: it is older than its sources; run `python -m visionrnn.kernels.native`")
     found(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
+
+
+def watch(ctx: Any, outputs: Sequence[Tensor]) -> None:
+    """For ``setup_context``: gradients are wanted of the first outputs only, not of kept states, for which no zeros are made then."""
+    ctx.set_materialize_grads(False)
+    ctx.watched = [output.shape for output in outputs]
+
+
+def watched_gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients of the watched outputs; zeros where an output was not used."""
+    like = ctx.saved_tensors[0]
+    pairs = zip(ctx.watched, gradients, strict=False)
+    return [like.new_zeros(shape) if gradient is None else gradient for shape, gradient in pairs]
 
 
 def _convert(value: Tensor | float | int | bool | None) -> ctypes._SimpleCData:

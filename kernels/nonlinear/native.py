@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..native import call
+from ..native import call, watch, watched_gradients
 
 CHUNK = 16  # steps between the states that the forward keeps for the backward, as in the C++ source
 NUMBERS = {"elman": 0, "gru": 1, "lstm": 2, "slstm": 3, "slstm_floor": 4}  # of the cells, as there
@@ -86,10 +86,12 @@ def _setup(ctx, inputs, output):
     x, R, bias, state, cu_seqlens, ctx.cell, ctx.reverse, _ = inputs
     y, _, kept = output
     ctx.save_for_backward(x, R, bias, state, y, kept, cu_seqlens)
+    watch(ctx, output[:2])
 
 
-def _backward(ctx, grad_y, grad_final, _):
-    grad_x, grad_R, grad_bias, grad_state = _nonlinear_rnn_backward(grad_y, grad_final, *ctx.saved_tensors, ctx.cell, ctx.reverse)
+def _backward(ctx, *given):
+    given = watched_gradients(ctx, given)
+    grad_x, grad_R, grad_bias, grad_state = _nonlinear_rnn_backward(*given, *ctx.saved_tensors, ctx.cell, ctx.reverse)
     return grad_x, grad_R, None if ctx.saved_tensors[2] is None else grad_bias, grad_state, None, None, None, None
 
 

@@ -25,8 +25,8 @@ class MLSTM(Operator):
         h = mlstm(q, k, v, i, f)   (equations in the kernel) ;   W_down ((norm(h) + skip ⊙ c) ⊙ SiLU(z))
 
     Source: Beck et al. 2024, "xLSTM", section 2.3 and the block of its appendix; sizes and starting values as Vision-LSTM's: gate weights
-    0, forget bias from 3 to 6 over the heads, input bias N(0, 0.1²), other weights N(0, 2 / (5 dim)). ``gating`` "sigmoid" is the variant
-    of Beck et al. 2025. Options: ``expand`` inner width in units of dim, ``d_conv`` taps, ``qkv_block`` width of the blocks.
+    0, forget bias from 3 to 6 over the heads, input bias N(0, 0.1²), other weights N(0, 2 / (5 dim)), W_down's too, which there shrinks
+    with depth. ``gating`` "sigmoid" is the variant of Beck et al. 2025. Options: ``expand`` inner width in units of dim, ``d_conv`` taps, ``qkv_block`` width of the blocks.
     """
 
     def __init__(
