@@ -22,11 +22,11 @@ def _import(name: str) -> Any:
 
 
 def _mambapy(inputs: dict[str, Any]) -> Tensor:
-    u, delta, A = (inputs[name] for name in ("u", "delta", "A"))
+    u, delta, A = inputs["u"], inputs["delta"].abs(), inputs["A"]  # as the sample takes it
     B, C = (inputs[name].repeat_interleave(u.shape[-1] // inputs[name].shape[2], 2) for name in ("B", "C"))  # [B, T, D, N]
     decay = torch.exp(delta.unsqueeze(-1) * A)  # [B, T, D, N]
     states = _import("mambapy.pscan:pscan")(decay, (delta * u).unsqueeze(-1) * B)
-    return (states * C).sum(-1) + inputs["D"] * u
+    return (states * C).sum(-1)
 
 
 def _torch_gla(inputs: dict[str, Any], chunk: int = 32) -> Tensor:
@@ -55,7 +55,7 @@ def _fla_simple_gla(inputs: dict[str, Any]) -> Tensor:
 
 def _fla_rwkv6(inputs: dict[str, Any]) -> Tensor:
     q, k, v, decay = (inputs[name].transpose(1, 2) for name in ("q", "k", "v", "log_decay"))
-    return _import("fla.ops.rwkv6.recurrent_naive:naive_recurrent_rwkv6")(q, k, v, decay, inputs["bonus"])[0].transpose(1, 2)
+    return _import("fla.ops.rwkv6.recurrent_naive:naive_recurrent_rwkv6")(q, k, v, decay, inputs["bonus"], scale=1.0)[0].transpose(1, 2)
 
 
 def _fla_delta(inputs: dict[str, Any]) -> Tensor:
