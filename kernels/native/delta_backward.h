@@ -269,7 +269,7 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
   char* const mark = scratch.next;
   Work<GENERAL> work(call, scratch);
   const Panels& shape = work.shape;
-  const int64_t plain = (s * call.heads + h) * call.key * call.value, length = (call.starts[s + 1] - call.starts[s]) * call.steps;
+  const int64_t plain = (s * call.heads + h) * call.key * call.value, length = call.length(s) * call.steps;
   load_transposed(shape, d_final + plain, call.key, call.value, work.G);
   for (int64_t n = (length - 1) / CHUNK * CHUNK; n >= 0 && length; n -= CHUNK) {
     const int64_t blocks = (std::min(CHUNK, length - n) + N - 1) / N;

@@ -5,6 +5,7 @@
 //   general form:  x = S^T a, then S <- d S + b x^T + k v^T, then o = q^T S
 #pragma once
 #include "delta_tiles.h"
+#include "sequences.h"
 
 namespace {
 
@@ -12,16 +13,15 @@ constexpr int N = 4;            // steps of a block
 constexpr int64_t CHUNK = 64;   // steps between the states that the forward keeps
 constexpr int64_t BLOCKS = CHUNK / N;
 
-// One call. Row r of q, o and log_decay is a token, of the others a step. Sequence s is tokens [starts[s], starts[s + 1]).
-struct Call {
+// One call. A row of q, o and log_decay is a token, of the others a step; sequences are counted in tokens.
+struct Call : Sequences {
   const float *q, *k, *v, *beta, *a, *b, *log_decay;
-  const int64_t* starts;
-  int64_t sequences, heads, key, value, steps, decays, reverse;  // decays: 0 none, 1 per head, 2 per key channel
+  int64_t heads, key, value, steps, decays;  // decays: 0 none, 1 per head, 2 per key channel
   float scale;
   int64_t key_vectors() const { return (key + W - 1) / W; }
   int64_t value_vectors() const { return (value + W - 1) / W; }
-  int64_t slot(int64_t s) const { return starts[s] * steps / CHUNK + s; }  // of the first kept state of a sequence
-  int64_t kept(int64_t s, int64_t h, int64_t n) const { return ((slot(s) + n / CHUNK) * heads + h) * key * value; }
+  // the state before step n
+  int64_t kept(int64_t s, int64_t h, int64_t n) const { return ((starts[s] * steps / CHUNK + s + n / CHUNK) * heads + h) * key * value; }
 };
 
 // Where the numbers of step j against write l of a block stand: what a reads of it (l < j), and q (l <= j); `per` writes per step.
@@ -82,7 +82,7 @@ void Block<GENERAL>::find(const Call& call, int64_t s, int64_t n, int64_t length
   outputs = 0;
   int64_t t = n / call.steps, inside = n % call.steps;
   for (int j = 0; j < N; j++) {
-    token[j] = call.reverse ? call.starts[s + 1] - 1 - t : call.starts[s] + t;
+    token[j] = call.row(s, t);
     step[j] = token[j] * call.steps + inside;
     begins[j] = inside == 0;
     output[j] = j < count && inside == call.steps - 1 ? outputs++ : -1;

@@ -54,7 +54,7 @@ template <bool GENERAL>
 void forward_task(const Call& call, int64_t s, int64_t h, const float* initial, const Outputs& to, Scratch& scratch) {
   char* const mark = scratch.next;
   const Panels shape{call.key, call.value_vectors()};
-  const int64_t plain = (s * call.heads + h) * call.key * call.value, length = (call.starts[s + 1] - call.starts[s]) * call.steps;
+  const int64_t plain = (s * call.heads + h) * call.key * call.value, length = call.length(s) * call.steps;
   float* state = scratch.take(shape.size());
   Block<GENERAL> block, ahead;
   block.place(call, scratch.take(Block<GENERAL>::size(call)));

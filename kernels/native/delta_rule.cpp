@@ -11,7 +11,7 @@ EXPORT void delta_rule_forward(const float* q, const float* k, const float* v, c
                                const float* initial, const int64_t* starts, float* o, float* final, float* kept, float* residual,
                                double scale, int64_t sequences, int64_t heads, int64_t key, int64_t value, int64_t steps, int64_t decays,
                                int64_t reverse, int64_t threads) {
-  const Call call{q, k, v, beta, nullptr, nullptr, log_decay, starts, sequences, heads, key, value, steps, decays, reverse, (float)scale};
+  const Call call{{starts, sequences, reverse}, q, k, v, beta, nullptr, nullptr, log_decay, heads, key, value, steps, decays, (float)scale};
   forward<false>(call, initial, {o, final, kept, residual}, threads);
 }
 
@@ -20,6 +20,6 @@ EXPORT void delta_rule_backward(const float* q, const float* k, const float* v, 
                                 float* dq, float* dk, float* dv, float* dbeta, float* dlog_decay, float* dinitial, double scale,
                                 int64_t sequences, int64_t heads, int64_t key, int64_t value, int64_t steps, int64_t decays,
                                 int64_t reverse, int64_t threads) {
-  const Call call{q, k, v, beta, nullptr, nullptr, log_decay, starts, sequences, heads, key, value, steps, decays, reverse, (float)scale};
+  const Call call{{starts, sequences, reverse}, q, k, v, beta, nullptr, nullptr, log_decay, heads, key, value, steps, decays, (float)scale};
   backward<false>(call, kept, residual, d_o, d_final, {dq, dk, dv, dbeta, nullptr, nullptr, dlog_decay, dinitial}, threads);
 }

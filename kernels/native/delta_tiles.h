@@ -1,76 +1,9 @@
-// Tiles of vectors for the delta rules: sums over lanes, transposition, and passes over a matrix that lies in panels of vectors.
+// Tiles of vectors for the delta rules: passes over a matrix that lies in panels of vectors.
 #pragma once
 #include <algorithm>
-#include <utility>
-#include "vector.h"
+#include "lanes.h"
 
 namespace {
-
-// shuffle<Pattern>(a, b): lane i is lane Pattern::at(i) of a followed by b.
-template <class Pattern, int... I>
-INLINE vec shuffle_lanes(vec a, vec b, std::integer_sequence<int, I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, Pattern::at(I)...);
-#else
-  return __builtin_shuffle(a, b, ivec{Pattern::at(I)...});
-#endif
-}
-template <class Pattern>
-INLINE vec shuffle(vec a, vec b) { return shuffle_lanes<Pattern>(a, b, std::make_integer_sequence<int, (int)W>()); }
-
-constexpr int L = (int)W;
-template <int HIGH> struct Alternate {  // half of each vector, lane by lane in turn
-  static constexpr int at(int i) { return i / 2 + (i % 2) * L + HIGH * L / 2; }
-};
-template <int HIGH> struct AlternateInFours {  // the same inside each group of four lanes
-  static constexpr int at(int i) { return i / 4 * 4 + i % 4 / 2 + (i % 2) * L + HIGH * 2; }
-};
-template <int HIGH> struct PairsInFours {  // two neighbouring lanes of a, then of b, inside each group of four
-  static constexpr int at(int i) { return i / 4 * 4 + i % 2 + (i % 4 / 2) * L + HIGH * 2; }
-};
-template <int ODD> struct EverySecondFour {  // every second group of four lanes of a, then of b
-  static constexpr int at(int i) { return (i / 4 * 8 % L + i % 4 + (i >= L / 2 ? L : 0) + ODD * 4) % (2 * L); }
-};
-
-// Lane i of the result is the sum of the lanes of x[i], i < W. Overwrites x.
-INLINE vec sums(vec* x) {
-#pragma GCC unroll 8
-  for (int i = 0; i < L / 2; i++)
-    x[i] = shuffle<AlternateInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<AlternateInFours<1>>(x[2 * i], x[2 * i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < L / 4; i++)
-    x[i] = shuffle<PairsInFours<0>>(x[2 * i], x[2 * i + 1]) + shuffle<PairsInFours<1>>(x[2 * i], x[2 * i + 1]);
-#pragma GCC unroll 2
-  for (int n = L / 8; n > 0; n /= 2)
-#pragma GCC unroll 2
-    for (int i = 0; i < n; i++)
-      x[i] = shuffle<EverySecondFour<0>>(x[2 * i], x[2 * i + 1]) + shuffle<EverySecondFour<1>>(x[2 * i], x[2 * i + 1]);
-  return x[0];
-}
-
-// to[i] = sum of the lanes of x[i] for COUNT vectors, a multiple of 4. `to` takes a whole number of vectors. Overwrites x.
-template <int COUNT>
-INLINE void store_sums(vec* x, float* to) {
-  for (int first = 0; first < COUNT; first += L) {
-    vec part[W];
-    for (int i = 0; i < L; i++) part[i] = first + i < COUNT ? x[first + i] : vec{};
-    store(to + first, sums(part));
-  }
-}
-
-INLINE void transpose(vec* x) {  // W × W, by perfect shuffles
-#pragma GCC unroll 4
-  for (int n = 1; n < L; n *= 2) {
-    vec y[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < L / 2; i++) {
-      y[2 * i] = shuffle<Alternate<0>>(x[i], x[i + L / 2]);
-      y[2 * i + 1] = shuffle<Alternate<1>>(x[i], x[i + L / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < L; i++) x[i] = y[i];
-  }
-}
 
 // A matrix with `rows` rows of `vectors` vectors, cut into panels that are PANEL vectors wide (the last one what is left), each row by row.
 constexpr int64_t PANEL = W == 16 ? 2 : 1;

@@ -1,16 +1,16 @@
 // h_t = a_t h_{t-1} + x_t for every channel by itself, real (a = sign exp(log_decay)) and complex. Bound by memory: a thread walks a run of
 // channels through one sequence, with their states in the cache, and each number is read and written once.
 #include <algorithm>
+#include "sequences.h"
 #include "vector.h"
 
 namespace {
 
 constexpr int64_t PART = 512;  // most channels that a thread walks together
 
-// Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]) of `channels` numbers each.
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, channels, reverse;
+// Geometry of one call. Rows have `channels` numbers.
+struct Shape : Sequences {
+  int64_t channels;
   int64_t part() const { return std::min(PART, round_up(channels / 2 + 1, 64)); }
   int64_t parts() const { return (channels + part() - 1) / part(); }
   int64_t tasks() const { return sequences * parts(); }
@@ -23,9 +23,9 @@ struct Task {
     s = task / shape.parts();
     first = task % shape.parts() * shape.part();
     count = std::min(shape.part(), shape.channels - first);
-    length = shape.starts[s + 1] - shape.starts[s];
-    row = shape.reverse ? shape.starts[s + 1] - 1 : shape.starts[s];  // of the first step
-    step = shape.reverse ? -1 : 1;
+    length = shape.length(s);
+    row = shape.row(s, 0);
+    step = shape.step();
   }
 };
 
@@ -116,7 +116,7 @@ void complex_backward_task(const Shape& shape, const Task& task, const float* de
 // x, log_decay, sign (or null), h [rows, D]; initial, final [S, D]
 EXPORT void diagonal_scan_forward(const float* x, const float* log_decay, const float* sign, const float* initial, const int64_t* starts, float* h,
                                   float* final, int64_t sequences, int64_t channels, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < shape.tasks(); i++) forward_task(shape, Task(shape, i), x, log_decay, sign, initial, h, final);
 }
@@ -124,7 +124,7 @@ EXPORT void diagonal_scan_forward(const float* x, const float* log_decay, const 
 EXPORT void diagonal_scan_backward(const float* log_decay, const float* sign, const float* initial, const float* h, const float* dh,
                                    const float* dfinal, const int64_t* starts, float* dx, float* dlog_decay, float* dinitial, int64_t sequences,
                                    int64_t channels, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < shape.tasks(); i++)
     backward_task(shape, Task(shape, i), log_decay, sign, initial, h, dh, dfinal, dx, dlog_decay, dinitial);
@@ -133,7 +133,7 @@ EXPORT void diagonal_scan_backward(const float* log_decay, const float* sign, co
 // x, decay, h [rows, D, 2]; initial, final [S, D, 2]
 EXPORT void complex_diagonal_scan_forward(const float* x, const float* decay, const float* initial, const int64_t* starts, float* h, float* final,
                                           int64_t sequences, int64_t channels, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < shape.tasks(); i++) complex_forward_task(shape, Task(shape, i), x, decay, initial, h, final);
 }
@@ -141,7 +141,7 @@ EXPORT void complex_diagonal_scan_forward(const float* x, const float* decay, co
 EXPORT void complex_diagonal_scan_backward(const float* decay, const float* initial, const float* h, const float* dh, const float* dfinal,
                                            const int64_t* starts, float* dx, float* ddecay, float* dinitial, int64_t sequences, int64_t channels,
                                            int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < shape.tasks(); i++)
     complex_backward_task(shape, Task(shape, i), decay, initial, h, dh, dfinal, dx, ddecay, dinitial);

@@ -1,18 +1,16 @@
 // What the forward and the backward of gated linear recurrences share: the geometry of a call, and the preparation of a chunk.
 #pragma once
+#include "sequences.h"
 #include "tiles.h"
 
 namespace {
 
 constexpr int64_t KEEP = 64, PART = 64;  // steps between kept states; columns of v that one thread walks with (up to 1.5 times as many)
 
-// Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]). decays: numbers per step and head, 0, 1 or keys.
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, heads, keys, values, decays, reverse;
-  int64_t rows() const { return starts[sequences]; }
+// Geometry of one call. decays: numbers per step and head, 0, 1 or keys.
+struct Shape : Sequences {
+  int64_t heads, keys, values, decays;
   int64_t parts() const { return std::max<int64_t>(1, (values + PART / 2 - 1) / PART); }
-  int64_t slot(int64_t s) const { return starts[s] / KEEP + s; }  // of the first kept state of a sequence
 };
 
 // One thread's share: a sequence, a head, and a run of columns of v.
@@ -25,9 +23,9 @@ struct Task {
     s = task / shape.parts() / shape.heads;
     first = p * PART;
     width = (p + 1 == shape.parts() ? shape.values : first + PART) - first;
-    length = shape.starts[s + 1] - shape.starts[s];
-    row = shape.reverse ? shape.starts[s + 1] - 1 : shape.starts[s];  // of the first step
-    step = shape.reverse ? -1 : 1;
+    length = shape.length(s);
+    row = shape.row(s, 0);
+    step = shape.step();
     Kp = round_up(shape.keys, W);
     Vp = round_up(width, W);
   }
@@ -128,7 +126,7 @@ INLINE void dots_of_all(const float* left, const float* right, const float* deca
 inline void pair_scores(const float* left, const float* right, const float* decay, const float* bonus, int64_t width, float* scores) {
   vec dots[PAIRS];
   dots_of_all(left, right, decay, bonus, width, dots, std::make_integer_sequence<int, STEPS>{});
-  for (int64_t i = 0; i < PAIRS; i += W) store(scores + i, sums(dots + i));
+  store_sums<PAIRS>(dots, scores);
 }
 
 }  // namespace

@@ -142,7 +142,7 @@ template <int DECAYS, bool BONUS> struct Backward {
 
   Backward(const Shape& shape, int64_t i, const Inputs& in, const Gradients& grad)
       : shape(shape), task(shape, i), in(in), grad(grad), K(shape.keys), V(shape.values), Kp(task.Kp), Vp(task.Vp),
-        slice(task.p * shape.rows() * shape.heads), m(task) {}
+        slice(task.p * shape.total() * shape.heads), m(task) {}
 
   // Where the columns of this task begin in an array [.., H, K, V].
   int64_t state_at(int64_t slot) const { return (slot * shape.heads + task.h) * K * V + task.first; }
@@ -166,7 +166,7 @@ template <int DECAYS, bool BONUS> struct Backward {
 
   // Prepares the chunks [begin, begin + KEEP) and the states before them.
   void recompute(int64_t begin, int64_t chunks) {
-    load_state(in.kept + state_at(shape.slot(task.s) + begin / KEEP), m.states[0]);
+    load_state(in.kept + state_at(shape.slot(task.s, begin, KEEP)), m.states[0]);
     for (int64_t i = 0; i < chunks; i++) {
       const int64_t t0 = begin + i * STEPS, steps = steps_from(t0);
       const Chunk& chunk = m.chunk[i];
@@ -221,7 +221,7 @@ template <int DECAYS, bool BONUS> struct Backward {
     if (stage == 4) prefetch(shape, task, in.dout + at, V, columns, early);
     if (stage == 5)
       for (int64_t i = c + t0 % KEEP / STEPS; i < c + real; i += CHUNKS)
-        for (int64_t j = 0; j < task.width; j += 16) __builtin_prefetch(in.kept + state_at(shape.slot(task.s) + early / KEEP) + i * V + j);
+        for (int64_t j = 0; j < task.width; j += 16) __builtin_prefetch(in.kept + state_at(shape.slot(task.s, early, KEEP)) + i * V + j);
   }
 
   void write(int64_t t, int64_t key_row, int64_t value_row) {
@@ -260,7 +260,7 @@ EXPORT void gated_linear_backward(const float* q, const float* k, const float* v
                                   const float* kept, const float* dout, const float* dfinal, const int64_t* starts, float* dq, float* dk,
                                   float* dv, float* dlog_decay, float* dbonus, float* dinitial, double scale, int64_t sequences,
                                   int64_t heads, int64_t keys, int64_t values, int64_t decays, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, heads, keys, values, decays, reverse};
+  const Shape shape{{starts, sequences, reverse}, heads, keys, values, decays};
   const Inputs in{q, k, v, log_decay, bonus, kept, dout, dfinal, (float)scale};
   const Gradients grad{dq, dk, dv, dlog_decay, dbonus, dinitial};
   const int64_t tasks = sequences * heads * shape.parts();

@@ -26,7 +26,7 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
   for (int64_t t0 = 0; t0 < task.length; t0 += STEPS) {
     const int64_t steps = std::min(STEPS, task.length - t0);
     if (kept && t0 % KEEP == 0)
-      copy_rows(kept + ((shape.slot(task.s) + t0 / KEEP) * shape.heads + task.h) * K * V + task.first, V, state, Vp, K, task.width);
+      copy_rows(kept + (shape.slot(task.s, t0, KEEP) * shape.heads + task.h) * K * V + task.first, V, state, Vp, K, task.width);
     prefetch(shape, task, q, K, K, t0 + STEPS);
     prepare<DECAYS, BONUS>(shape, task, q, k, v, log_decay, t0, steps, chunk);
     prefetch<1>(shape, task, o + task.first, V, task.width, t0);
@@ -43,13 +43,13 @@ void forward_task(const Shape& shape, const Task& task, const float* q, const fl
     update<true>(state, state, Vp, K, chunk.total, chunk.to_end, Kp, chunk.v, Vp);
   }
   copy_rows(final + matrix, V, state, Vp, K, task.width);
-  for (int64_t slot = shape.slot(task.s) + (task.length + KEEP - 1) / KEEP; kept && slot < shape.slot(task.s + 1); slot++)
+  for (int64_t slot = shape.slot(task.s, task.length + KEEP - 1, KEEP); kept && slot < shape.slot(task.s + 1, 0, KEEP); slot++)
     for (int64_t i = 0; i < K; i++) memset(kept + ((slot * shape.heads + task.h) * K + i) * V + task.first, 0, task.width * sizeof(float));
 }
 
 }  // namespace
 
-EXPORT int64_t gated_linear_parts(int64_t values) { return Shape{nullptr, 0, 0, 0, values, 0, 0}.parts(); }
+EXPORT int64_t gated_linear_parts(int64_t values) { return Shape{{}, 0, 0, values, 0}.parts(); }
 
 // q, k [rows, H, K]; v, o [rows, H, V]; log_decay [rows, H, decays], decays 0, 1 or K; bonus [H, K] or null; initial, final [S, H, K, V];
 // kept [rows / KEEP + S, H, K, V] or null; slots that no sequence needs become zero
@@ -57,7 +57,7 @@ EXPORT void gated_linear_forward(const float* q, const float* k, const float* v,
                                  const float* initial, const int64_t* starts, float* o, float* final, float* kept, double scale,
                                  int64_t sequences, int64_t heads, int64_t keys, int64_t values, int64_t decays, int64_t reverse,
                                  int64_t threads) {
-  const Shape shape{starts, sequences, heads, keys, values, decays, reverse};
+  const Shape shape{{starts, sequences, reverse}, heads, keys, values, decays};
   const int64_t tasks = sequences * heads * shape.parts();
   auto run = bonus ? (!log_decay ? forward_task<0, true> : decays == 1 ? forward_task<1, true> : forward_task<2, true>)
                    : (!log_decay ? forward_task<0, false> : decays == 1 ? forward_task<1, false> : forward_task<2, false>);

@@ -66,7 +66,7 @@ void forward_block(const Block& block, const float* x, const float* packed, cons
     if (kept && t % CHUNK == 0)
       for (int64_t n = 0; n < running; n++)
         store_head(shape, states + n * state + P, N.states - 1, block.h,
-                   kept + (shape.slot(block.members[n]) + t / CHUNK) * (N.states - 1) * H * D);
+                   kept + shape.slot(block.members[n], t, CHUNK) * (N.states - 1) * H * D);
     product<false>(packed, N.matrices * shape.vectors(), states, state, 1, D, 0, rec, N.matrices * P, running);
     for (int64_t n = 0; n < running; n++) {
       const int64_t row = block.row(n, t);
@@ -114,7 +114,7 @@ void chunk_ahead(const Block& block, const Arguments& given, const float* packed
     }
   product<false>(packed, N.matrices * shape.vectors(), to.y0, P, 1, D, 0, to.cache, cached, offsets[t1 - t0]);
   for (int64_t n = 0; n < offsets[1]; n++) {
-    if (N.states > 1) load_head(shape, given.kept + (shape.slot(block.members[n]) + t0 / CHUNK) * others, N.states - 1, block.h, to.states + P);
+    if (N.states > 1) load_head(shape, given.kept + shape.slot(block.members[n], t0, CHUNK) * others, N.states - 1, block.h, to.states + P);
     memcpy(to.states, to.y0 + n * P, P * 4);
     for (int64_t t = t0; t < std::min(t1, block.length(n)); t++) {
       float* cache = to.cache + (offsets[t - t0] + n) * cached;
@@ -203,7 +203,7 @@ struct Walk {
     const int64_t size = shape.heads * shape.width;
     for (int64_t s = 0; s < shape.sequences; s++)
       for (int64_t t = 0; t < shape.length(s); t++) {
-        rows.push_back(shape.reverse ? shape.starts[s + 1] - 1 - t : shape.starts[s] + t);
+        rows.push_back(shape.row(s, t));
         before.push_back(t ? y + rows[rows.size() - 2] * size : initial + s * states * size);
       }
   }
@@ -289,7 +289,7 @@ EXPORT void nonlinear_rnn_forward(const float* x, const float* R, const float* b
                                   float* final, float* kept, int64_t cell, int64_t sequences, int64_t heads, int64_t width, int64_t reverse,
                                   int64_t threads) {
   constexpr decltype(&forward<ELMAN>) RUN[] = {forward<ELMAN>, forward<GRU>, forward<LSTM>, forward<SLSTM>, forward<SLSTM_FLOOR>};
-  RUN[cell](Shape{starts, sequences, heads, width, reverse}, x, R, bias, initial, y, final, kept, threads);
+  RUN[cell](Shape{{starts, sequences, reverse}, heads, width}, x, R, bias, initial, y, final, kept, threads);
 }
 
 // dcandidate: [rows, H, D], used by the GRU only; dbias may be null
@@ -299,5 +299,5 @@ EXPORT void nonlinear_rnn_backward(const float* x, const float* R, const float* 
                                    int64_t threads) {
   constexpr decltype(&backward<ELMAN>) RUN[] = {backward<ELMAN>, backward<GRU>, backward<LSTM>, backward<SLSTM>, backward<SLSTM_FLOOR>};
   const Arguments given{x, R, bias, initial, y, kept, dy, dfinal, dx, dcandidate, dinitial, dR, dbias};
-  RUN[cell](Shape{starts, sequences, heads, width, reverse}, given, threads);
+  RUN[cell](Shape{{starts, sequences, reverse}, heads, width}, given, threads);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <vector>
+#include "sequences.h"
 #include "vector.h"
 
 namespace {
@@ -12,14 +13,11 @@ constexpr int64_t AHEAD = 2;  // steps between asking for a row and reading it
 constexpr int64_t COLUMNS = W == 16 ? 4 : 2, ROWS = 6;  // of vectors and of rows that a tile of a product holds in registers
 constexpr int64_t SUM_ROWS = 256, SUM_UNITS = 48;  // of a partial sum for the gradient of R, and of one thread's share
 
-// Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]).
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, heads, width, reverse;
+// Geometry of one call.
+struct Shape : Sequences {
+  int64_t heads, width;
   int64_t vectors() const { return (width + W - 1) / W; }
   int64_t padded() const { return vectors() * W; }
-  int64_t length(int64_t s) const { return starts[s + 1] - starts[s]; }
-  int64_t slot(int64_t s) const { return starts[s] / CHUNK + s; }  // of the first kept state of a sequence
 };
 
 // Sequences that are walked together, the longest first: those that still run are always the first ones.
@@ -33,10 +31,7 @@ struct Block {
     while (n > 0 && length(n - 1) <= t) n--;
     return n;
   }
-  int64_t row(int64_t n, int64_t t) const {
-    const int64_t s = members[n];
-    return shape.reverse ? shape.starts[s + 1] - 1 - t : shape.starts[s] + t;
-  }
+  int64_t row(int64_t n, int64_t t) const { return shape.row(members[n], t); }
   // of a head's part in a tensor [rows, parts, H, D]
   int64_t at(int64_t row, int64_t parts, int64_t part) const { return ((row * parts + part) * shape.heads + h) * shape.width; }
 };

@@ -4,20 +4,19 @@
 //   denominator. Per chunk: first everything that a head has one of (lanes are heads), then the values (lanes are values, or heads when V = 1).
 // The output does not depend on m, so that a gradient goes through it only from the final state.
 #include <algorithm>
+#include "sequences.h"
 #include "vector.h"
 
 namespace {
 
 constexpr int64_t CHUNK = 32;  // steps between kept states
 
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, heads, width, reverse;
+struct Shape : Sequences {
+  int64_t heads, width;
   int64_t part() const { return std::max<int64_t>(1, std::min(heads, 256 / std::max<int64_t>(1, width))); }  // heads that a thread walks together
   int64_t parts() const { return (heads + part() - 1) / part(); }
   int64_t tasks() const { return sequences * parts(); }
-  int64_t slot(int64_t s) const { return starts[s] / CHUNK + s; }  // of the first kept state of a sequence
-  int64_t kept() const { return heads * (width + 2); }             // numbers of a kept state: maxima, denominators, numerators
+  int64_t kept() const { return heads * (width + 2); }  // numbers of a kept state: maxima, denominators, numerators
 };
 
 // One thread's share: heads [first, first + heads) of sequence s. The values are rows of `length` numbers, padded to `pitch`.
@@ -31,9 +30,9 @@ struct Task {
     rows = shape.width > 1 ? heads : 1;
     length = shape.width > 1 ? shape.width : heads;
     pitch = round_up(length, W);
-    steps = shape.starts[s + 1] - shape.starts[s];
-    row = shape.reverse ? shape.starts[s + 1] - 1 : shape.starts[s];  // of the first step
-    step = shape.reverse ? -1 : 1;
+    steps = shape.length(s);
+    row = shape.row(s, 0);
+    step = shape.step();
   }
   int64_t at(const Shape& shape, int64_t t) const { return (row + t * step) * shape.heads + first; }  // in scores
 };
@@ -138,7 +137,7 @@ void forward_task(const Shape& shape, const Task& task, const Inputs& in, const 
   for (int64_t t0 = 0; t0 < task.steps; t0 += CHUNK) {
     const int64_t steps = std::min(CHUNK, task.steps - t0);
     if (kept) {
-      float* to = kept + (shape.slot(task.s) + t0 / CHUNK) * shape.kept();
+      float* to = kept + shape.slot(task.s, t0, CHUNK) * shape.kept();
       state.write(task, to + task.first, to + shape.heads + task.first, to + 2 * shape.heads + task.first * shape.width);
     }
     walk_heads(shape, task, in, t0, steps, state, heads);
@@ -254,7 +253,7 @@ void backward_task(const Shape& shape, const Task& task, const Inputs& in, const
   start_maximum(shape, task, dmaximum + at, carry, denominator + at, numerator + at * shape.width, carry.maximum);
   for (int64_t t0 = (task.steps - 1) / CHUNK * CHUNK; t0 >= 0 && task.steps; t0 -= CHUNK) {
     const int64_t steps = std::min(CHUNK, task.steps - t0);
-    const float* from = kept + (shape.slot(task.s) + t0 / CHUNK) * shape.kept();
+    const float* from = kept + shape.slot(task.s, t0, CHUNK) * shape.kept();
     state.read(task, from + task.first, from + shape.heads + task.first, from + 2 * shape.heads + task.first * shape.width);
     walk_heads(shape, task, in, t0, steps, state, heads);
     walk_values<WIDE>(shape, task, in, t0, steps, state, heads, nullptr, before);
@@ -274,16 +273,13 @@ EXPORT void prefix_softmax_forward(const float* scores, const float* values, con
                                    const float* denominator, const float* numerator, const int64_t* starts, float* out, float* last_maximum,
                                    float* last_denominator, float* last_numerator, float* kept, int64_t sequences, int64_t heads, int64_t width,
                                    int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, heads, width, reverse};
+  const Shape shape{{starts, sequences, reverse}, heads, width};
   const Inputs in{scores, values, log_decay, bonus};
   const auto run = width > 1 ? forward_task<true> : forward_task<false>;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < shape.tasks(); i++)
     run(shape, Task(shape, i), in, maximum, denominator, numerator, out, last_maximum, last_denominator, last_numerator, kept);
-  for (int64_t s = 0; kept && s < sequences; s++) {  // slots that stay unused, so that what is returned is the same in every run
-    const int64_t used = shape.slot(s) + (starts[s + 1] - starts[s] + CHUNK - 1) / CHUNK;
-    memset(kept + used * shape.kept(), 0, (shape.slot(s + 1) - used) * shape.kept() * sizeof(float));
-  }
+  if (kept) shape.clear_unused_slots(kept, CHUNK, shape.kept());
 }
 
 EXPORT void prefix_softmax_backward(const float* scores, const float* values, const float* log_decay, const float* bonus, const float* kept,
@@ -291,7 +287,7 @@ EXPORT void prefix_softmax_backward(const float* scores, const float* values, co
                                     const float* ddenominator, const float* dnumerator, const int64_t* starts, float* dscores, float* dvalues,
                                     float* dlog_decay, float* dbonus, float* dfirst_maximum, float* dfirst_denominator, float* dfirst_numerator,
                                     int64_t sequences, int64_t heads, int64_t width, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, heads, width, reverse};
+  const Shape shape{{starts, sequences, reverse}, heads, width};
   const Inputs in{scores, values, log_decay, bonus};
   const Gradients grad{dscores, dvalues, dlog_decay, dbonus, dfirst_maximum, dfirst_denominator, dfirst_numerator};
   const auto run = width > 1 ? backward_task<true> : backward_task<false>;

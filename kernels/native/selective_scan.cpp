@@ -1,23 +1,20 @@
 // Mamba's selective scan: h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t, y_t = h_t . C_t. Lanes are channels; the states of a block of
 // channels stay in registers. The backward recomputes the states of CHUNK steps from the state kept before them.
 #include <algorithm>
-#include "delta_tiles.h"
-#include "vector.h"
+#include "lanes.h"
+#include "sequences.h"
 
 namespace {
 
 constexpr int64_t CHUNK = 32;  // steps between kept states
 
-// Geometry of one call. Sequence s is rows [starts[s], starts[s + 1]); channels of a group share B and C; a part is a run of channel vectors
-// of one group that one thread walks together.
-struct Shape {
-  const int64_t* starts;
-  int64_t sequences, channels, groups, states, reverse;
+// Geometry of one call. Channels of a group share B and C; a part is a run of channel vectors of one group that one thread walks together.
+struct Shape : Sequences {
+  int64_t channels, groups, states;
   int64_t width() const { return channels / groups; }                 // channels of a group
   int64_t vectors() const { return (width() + W - 1) / W; }           // of a group
   int64_t part() const { return std::max<int64_t>(64 / W, (vectors() + 7) / 8); }  // vectors of a part: never depends on threads
   int64_t parts() const { return (vectors() + part() - 1) / part(); }  // of a group
-  int64_t slot(int64_t s) const { return starts[s] / CHUNK + s; }     // of the first kept state of a sequence
 };
 
 // One thread's share: a sequence, a group, and the channel vectors [first, last) of it.
@@ -29,9 +26,9 @@ struct Task {
     s = task / shape.parts() / shape.groups;
     first = p * shape.part();
     last = std::min(first + shape.part(), shape.vectors());
-    length = shape.starts[s + 1] - shape.starts[s];
-    row = shape.reverse ? shape.starts[s + 1] - 1 : shape.starts[s];  // of the first step
-    step = shape.reverse ? -1 : 1;
+    length = shape.length(s);
+    row = shape.row(s, 0);
+    step = shape.step();
   }
 };
 
@@ -130,7 +127,7 @@ void forward_task(const Shape& shape, const Task& task, const float* u, const fl
       for (int64_t i = 0; i < count; i++) {
         const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
         if (kept) {
-          float* to = kept + ((shape.slot(task.s) + t0 / CHUNK) * shape.states + n0) * shape.channels + base + at;
+          float* to = kept + (shape.slot(task.s, t0, CHUNK) * shape.states + n0) * shape.channels + base + at;
           for (int64_t n = 0; n < real; n++) store_part(to + n * shape.channels, h[i * N + n], lanes);
         }
         const int64_t first = (task.row + t0 * task.step) * shape.channels + base + at, stride = task.step * shape.channels;
@@ -211,7 +208,7 @@ INLINE void backward_chunk(const Rows<PLAIN>& rows, const Chunk& chunk, const ve
 // dB and dC of a chunk and block of states, summed over lanes.
 template <int64_t N>
 INLINE void store_sums_of_chunk(const Shape& shape, const Task& task, const Chunk& chunk, int64_t t0, int64_t n0, const Gradients& grad) {
-  const int64_t rows = shape.starts[shape.sequences], real = std::min(N, shape.states - n0);
+  const int64_t rows = shape.total(), real = std::min(N, shape.states - n0);
   for (int64_t k = 0; k < chunk.steps; k++) {
     const int64_t to = ((task.p * rows + task.row + (t0 + k) * task.step) * shape.groups + task.g) * shape.states + n0;
     alignas(64) float summed[2 * N + W];
@@ -245,7 +242,7 @@ void backward_task(const Shape& shape, const Task& task, const float* u, const f
       memset((void*)sums, 0, 2 * chunk.steps * N * sizeof(vec));
       for (int64_t i = 0; i < count; i++) {
         const int64_t at = (task.first + i) * W, lanes = std::min(W, shape.width() - at);
-        const float* from = kept + ((shape.slot(task.s) + t0 / CHUNK) * shape.states + n0) * shape.channels + base + at;
+        const float* from = kept + (shape.slot(task.s, t0, CHUNK) * shape.states + n0) * shape.channels + base + at;
         for (int64_t n = 0; n < N; n++) states[n] = n0 + n < shape.states ? load_part(from + n * shape.channels, lanes) : vec{};
         const int64_t first = (task.row + t0 * task.step) * shape.channels + base + at, stride = task.step * shape.channels;
         if (lanes == W)
@@ -265,28 +262,25 @@ void backward_task(const Shape& shape, const Task& task, const float* u, const f
 
 }  // namespace
 
-EXPORT int64_t selective_scan_parts(int64_t channels, int64_t groups) { return Shape{nullptr, 0, channels, groups, 0, 0}.parts(); }
+EXPORT int64_t selective_scan_parts(int64_t channels, int64_t groups) { return Shape{{}, channels, groups, 0}.parts(); }
 
 // u, delta, y [rows, D]; A [D, N]; B, C [rows, G, N]; initial, final [S, D, N]; kept [rows / CHUNK + S, N, D] or null
 EXPORT void selective_scan_forward(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* initial,
                                    const int64_t* starts, float* y, float* final, float* kept, int64_t sequences, int64_t channels, int64_t groups,
                                    int64_t states, int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, groups, states, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels, groups, states};
   const int64_t tasks = sequences * groups * shape.parts();
   const auto run = states > 8 ? forward_task<16> : states > 4 ? forward_task<8> : forward_task<4>;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < tasks; i++) run(shape, Task(shape, i), u, delta, A, B, C, initial, y, final, kept);
-  for (int64_t s = 0; kept && s < sequences; s++) {  // slots that stay unused, so that what is returned is the same in every run
-    const int64_t used = shape.slot(s) + (starts[s + 1] - starts[s] + CHUNK - 1) / CHUNK, row = states * channels;
-    memset(kept + used * row, 0, (shape.slot(s + 1) - used) * row * sizeof(float));
-  }
+  if (kept) shape.clear_unused_slots(kept, CHUNK, states * channels);
 }
 
 EXPORT void selective_scan_backward(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* kept,
                                     const float* dy, const float* dfinal, const int64_t* starts, float* du, float* ddelta, float* dA, float* dB,
                                     float* dC, float* dinitial, int64_t sequences, int64_t channels, int64_t groups, int64_t states,
                                     int64_t reverse, int64_t threads) {
-  const Shape shape{starts, sequences, channels, groups, states, reverse};
+  const Shape shape{{starts, sequences, reverse}, channels, groups, states};
   const Gradients grad{du, ddelta, dA, dB, dC, dinitial};
   const int64_t tasks = sequences * groups * shape.parts();
   const auto run = states > 4 ? backward_task<8> : backward_task<4>;

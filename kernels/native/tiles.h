@@ -1,9 +1,9 @@
-// Products of small matrices whose tiles stay in registers, transposition, sums over lanes: parts of recurrences with matrix states.
+// Products of small matrices whose tiles stay in registers, and their transposition: parts of recurrences with matrix states.
 // All matrices are padded: rows to whole vectors, their number to a multiple of eight, with finite (mostly zero) values.
 #pragma once
 #include <algorithm>
 #include <utility>
-#include "vector.h"
+#include "lanes.h"
 
 namespace {
 
@@ -119,40 +119,6 @@ inline void update(float* to, const float* from, int64_t columns, int64_t rows, 
   });
 }
 
-// Exchanges bit H of the lane with one bit of the number of the vector: the lanes without (LOW) or with the bit, of both vectors.
-template <int H, bool LOW, int... L> INLINE vec exchange(vec a, vec b, std::integer_sequence<int, L...>) {
-  return LOW ? __builtin_shufflevector(a, b, ((L & H) ? W + L - H : L)...) : __builtin_shufflevector(a, b, ((L & H) ? W + L : L + H)...);
-}
-using Lanes = std::make_integer_sequence<int, W>;
-
-// The sums over the lanes of W vectors, one in each lane. The vectors are overwritten.
-template <int H> INLINE void fold_sums(vec* x) {
-  if constexpr (H > 0) {
-#pragma GCC unroll 16
-    for (int i = 0; i < H; i++) x[i] = exchange<H, true>(x[i], x[i + H], Lanes{}) + exchange<H, false>(x[i], x[i + H], Lanes{});
-    fold_sums<H / 2>(x);
-  }
-}
-INLINE vec sums(const vec* from) {
-  vec x[W];
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) x[i] = from[i];
-  fold_sums<W / 2>(x);
-  return x[0];
-}
-
-template <int H> INLINE void exchange_all(vec* x) {
-  if constexpr (H > 0) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++)
-      if (!(i & H)) {
-        const vec low = exchange<H, true>(x[i], x[i + H], Lanes{}), high = exchange<H, false>(x[i], x[i + H], Lanes{});
-        x[i] = low;
-        x[i + H] = high;
-      }
-    exchange_all<H / 2>(x);
-  }
-}
 // to [columns, rows] = fromᵀ; from [rows, columns], both multiples of W
 inline void transpose(float* to, const float* from, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; i += W)
@@ -160,7 +126,7 @@ inline void transpose(float* to, const float* from, int64_t rows, int64_t column
       vec x[W];
 #pragma GCC unroll 16
       for (int r = 0; r < W; r++) x[r] = load(from + (i + r) * columns + j);
-      exchange_all<W / 2>(x);
+      transpose(x);
 #pragma GCC unroll 16
       for (int r = 0; r < W; r++) store(to + (j + r) * rows + i, x[r]);
     }

@@ -6,22 +6,21 @@
 #include <cmath>
 #include <initializer_list>
 #include "delta_tiles.h"
+#include "sequences.h"
 
 namespace {
 
 constexpr int64_t CHUNK = 64;  // at least so many steps lie between the states that the forward keeps
 constexpr int GROUP = 8;       // rows that go through a matrix together
 
-struct Call {
+struct Call : Sequences {
   const float *q, *k, *v, *rate, *gain, *shift, *scale;
-  const int64_t* starts;
-  int64_t sequences, heads, width, size, late, reverse;  // size: of a mini-batch; late: the rate is the query's, and o_i = y_i + LN(y_i)
+  int64_t heads, width, size, late;  // size: of a mini-batch; late: the rate is the query's, and o_i = y_i + LN(y_i)
   float eps;
   int64_t vectors() const { return (width + W - 1) / W; }
   int64_t stride() const { return vectors() * W; }
   int64_t rows() const { return round_up(size, GROUP); }
   int64_t together() const { return (CHUNK + size - 1) / size; }  // mini-batches between kept states
-  int64_t slot(int64_t s) const { return starts[s] / (together() * size) + s; }
 };
 
 // A mini-batch of one head: `count` steps; rows [rows, stride] behind them are zero.
@@ -57,9 +56,9 @@ struct Batch {
       for (int64_t c = 0; c < stride; c += W) store(to + j * stride + c, j < count ? part(from, j, c) : vec{});
   }
   void begin(int64_t s, int64_t n) {
-    token[0] = call.reverse ? call.starts[s + 1] - 1 - n : call.starts[s] + n;
-    token[1] = call.reverse ? -1 : 1;
-    count = std::min(call.size, call.starts[s + 1] - call.starts[s] - n);
+    token[0] = call.row(s, n);
+    token[1] = call.step();
+    count = std::min(call.size, call.length(s) - n);
     lay(call.q, q);
     lay(call.k, k);
     for (int64_t j = 0; j < rows; j++) {
@@ -73,11 +72,10 @@ struct Batch {
   }
   // Asks for the rows of the mini-batch at step n: those of one head lie far apart, which hardware does not foresee.
   INLINE void fetch(int64_t s, int64_t n, std::initializer_list<const float*> tensors) const {
-    const int64_t steps = std::min(call.size, call.starts[s + 1] - call.starts[s] - n);
+    const int64_t steps = std::min(call.size, call.length(s) - n);
     for (const float* tensor : tensors)
       for (int64_t j = 0; tensor && j < steps; j++) {
-        const int64_t at = call.reverse ? call.starts[s + 1] - 1 - n - j : call.starts[s] + n + j;
-        const float* row = tensor + (at * call.heads + h) * call.width;
+        const float* row = tensor + (call.row(s, n + j) * call.heads + h) * call.width;
         for (int64_t c = 0; c < call.width; c += 16) __builtin_prefetch(row + c, 0, 2);
       }
   }
@@ -180,7 +178,7 @@ struct Outputs {
 
 void forward_task(const Call& call, int64_t s, int64_t h, const float* weight, const float* bias, const Outputs& to, Scratch& scratch) {
   char* const mark = scratch.next;
-  const int64_t D = call.width, length = call.starts[s + 1] - call.starts[s], at = s * call.heads + h, stride = call.stride();
+  const int64_t D = call.width, length = call.length(s), at = s * call.heads + h, stride = call.stride();
   const Panels shape{D, call.vectors()};
   Batch batch(call, h, scratch);
   float *state = scratch.take(shape.size()), *b = scratch.take(stride), *y = scratch.take(batch.rows * stride);
@@ -188,7 +186,7 @@ void forward_task(const Call& call, int64_t s, int64_t h, const float* weight, c
   for (int64_t c = 0; c < stride; c += W) store(b + c, load_part(bias + at * D + c, D - c));
   for (int64_t n = 0; n < length; n += call.size) {
     const int64_t group = call.together() * call.size;
-    if (to.kept && n % group == 0) store_panels(shape, state, D, to.kept + ((call.slot(s) + n / group) * call.heads + h) * D * D);
+    if (to.kept && n % group == 0) store_panels(shape, state, D, to.kept + (call.slot(s, n, group) * call.heads + h) * D * D);
     batch.begin(s, n);
     if (n + call.size < length) batch.fetch(s, n + call.size, {call.q, call.k, call.v, to.o, to.z, to.y});
     read_all(shape, state, D, batch.k, batch.count, stride, batch.normal);
@@ -397,7 +395,7 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
   Backward walk(call, grad, h, scratch);
   Batch& batch = walk.batch;
   const Panels& shape = walk.shape;
-  const int64_t D = call.width, length = call.starts[s + 1] - call.starts[s], at = s * call.heads + h, stride = call.stride();
+  const int64_t D = call.width, length = call.length(s), at = s * call.heads + h, stride = call.stride();
   const int64_t group = call.together() * call.size;
   load_transposed(shape, d_weight + at * D * D, D, D, walk.dW);
   for (int64_t c = 0; c < stride; c += W) store(walk.db + c, load_part(d_bias + at * D + c, D - c));
@@ -407,7 +405,7 @@ void backward_task(const Call& call, int64_t s, int64_t h, const float* kept, co
     batch.inner_gradients(walk.along);
   };
   for (int64_t n = length ? (length - 1) / group * group : -1; n >= 0; n -= group) {
-    load_transposed(shape, kept + ((call.slot(s) + n / group) * call.heads + h) * D * D, D, D, walk.states);
+    load_transposed(shape, kept + (call.slot(s, n, group) * call.heads + h) * D * D, D, D, walk.states);
     const int64_t batches = (std::min(group, length - n) + call.size - 1) / call.size;
     for (int64_t b = 0; b + 1 < batches; b++) {
       begin(n + b * call.size);
@@ -443,7 +441,7 @@ EXPORT void ttt_linear_forward(const float* q, const float* k, const float* v, c
                                const float* scale, const float* weight, const float* bias, const int64_t* starts, float* o,
                                float* final_weight, float* final_bias, float* kept, float* z, float* y, double eps, int64_t sequences,
                                int64_t heads, int64_t width, int64_t size, int64_t late, int64_t reverse, int64_t threads) {
-  const Call call{q, k, v, rate, gain, shift, scale, starts, sequences, heads, width, size, late, reverse, (float)eps};
+  const Call call{{starts, sequences, reverse}, q, k, v, rate, gain, shift, scale, heads, width, size, late, (float)eps};
   const int64_t memory = Batch::floats(call) + (width + call.rows() + 1) * call.stride() + 64;
 #pragma omp parallel num_threads(threads)
   {
@@ -460,7 +458,7 @@ EXPORT void ttt_linear_backward(const float* q, const float* k, const float* v, 
                                 float* drate, float* dgain, float* dshift, float* dscale, float* weight, float* bias, double eps,
                                 int64_t sequences, int64_t heads, int64_t width, int64_t size, int64_t late, int64_t reverse,
                                 int64_t threads) {
-  const Call call{q, k, v, rate, gain, shift, scale, starts, sequences, heads, width, size, late, reverse, (float)eps};
+  const Call call{{starts, sequences, reverse}, q, k, v, rate, gain, shift, scale, heads, width, size, late, (float)eps};
   const Gradients grad{dq, dk, dv, drate, dgain, dshift, dscale, weight, bias};
 #pragma omp parallel num_threads(threads)
   {
