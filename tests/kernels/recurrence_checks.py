@@ -110,3 +110,13 @@ def extreme_inputs(sample: Sample, dtype: torch.dtype, **sizes: int) -> dict[str
             choice = torch.randint(len(values), inputs[name].shape, generator=torch.Generator().manual_seed(2))
             inputs[name] = torch.tensor(values, dtype=dtype)[choice]
     return inputs
+
+
+def scattered(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same values with the axes in reverse order in memory."""
+
+    def scatter(given: Any) -> Any:
+        turned = isinstance(given, Tensor) and given.dim() > 1
+        return given.detach().transpose(0, -1).contiguous().transpose(0, -1) if turned else given
+
+    return {name: scatter(given) for name, given in inputs.items()}

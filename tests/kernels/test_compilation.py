@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from recurrence_checks import cast, packed_inputs, samples
+from recurrence_checks import cast, packed_inputs, samples, scattered
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,9 +46,10 @@ def fresh(given: Any, differentiable: bool) -> Any:
 
 
 @samples("native")
-@pytest.mark.parametrize("lengths", [[33], [0], [5, 0, 30]], ids=str)
-def test_opcheck(sample, lengths):
+@pytest.mark.parametrize(("lengths", "transposed"), [([33], False), ([33], True), ([0], False), ([5, 0, 30], False)], ids=str)
+def test_opcheck(sample, lengths, transposed):
     inputs, boundaries, _ = packed_inputs(sample, lengths, torch.float32)
+    inputs = scattered(inputs) if transposed else inputs
     calls = recorded(sample.gradients, inputs, backend="native", cu_seqlens=boundaries)
     assert calls, "no op of ours was called"
     for op, args in calls.items():
