@@ -28,8 +28,11 @@ print(seconds, *sorted({name.partition(".")[0] for name in set(sys.modules) - to
 """
 
 
-def run(*command: str, cwd: Path = ROOT, **options) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, **options)
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what is imported is what is installed
+
+
+def run(*command: str, cwd: Path = ROOT, env: dict[str, str] = ENVIRONMENT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -113,7 +116,7 @@ def test_wheel_outside_the_checkout(tmp_path):
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "environment.pth").write_text(sysconfig.get_path("purelib"))  # the packages this test runs with, after the wheel's
     if find_compiler() is not None:  # the wheel carries the library: it works where there is no compiler
-        name, same = run(python, "-c", NATIVE_SCAN, cwd=tmp_path, env={**os.environ, "PATH": str(tmp_path / "venv" / "bin")}).split()
+        name, same = run(python, "-c", NATIVE_SCAN, cwd=tmp_path, env={**ENVIRONMENT, "PATH": str(tmp_path / "venv" / "bin")}).split()
         assert name in BUILDS and same == "True"
 
     def visionrnn(*arguments: str) -> str:
