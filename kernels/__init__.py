@@ -7,6 +7,7 @@ Imported as ``visionrnn.kernels``, never as ``kernels``: a second import would l
 if __name__ != "visionrnn.kernels":
     raise ImportError(f"this package is 'visionrnn.kernels', not {__name__!r}: import visionrnn.kernels")
 
+from .causal_conv import causal_conv
 from .delta_rule import delta_rule, generalized_delta_rule
 from .delta_rule.test_time import titans_linear, ttt_linear, ttt_mlp
 from .diagonal import diagonal_scan, prefix_softmax, selective_scan
@@ -18,6 +19,7 @@ from .nonlinear import bidirectional_nonlinear_rnn, newton_rnn, nonlinear_rnn
 __all__ = [
     "available_backends",
     "bidirectional_nonlinear_rnn",
+    "causal_conv",
     "delta_rule",
     "diagonal_scan",
     "gated_linear_attention",

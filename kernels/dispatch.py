@@ -17,7 +17,7 @@ from . import native
 PREFERENCE = {"cpu": ("native", "chunkwise"), "cuda": ("chunkwise",)}
 MODULES = ("reference", "chunkwise", "native")
 _MODULES: dict[tuple[str, str], ModuleType] = {}  # (family, back end), once looked for
-FAMILIES = ("diagonal", "gated_linear", "delta_rule", "nonlinear")
+FAMILIES = ("diagonal", "gated_linear", "delta_rule", "nonlinear", "causal_conv")
 
 
 @cache

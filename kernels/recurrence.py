@@ -62,9 +62,9 @@ class Recurrence:
             value = self.like.new_full(shape, default, dtype=COMPLEX[self.dtype] if complex else self.dtype)
         self._other[name] = self.checked(name, value, shape)
 
-    def run(self, **options: Any) -> tuple[Tensor, ...]:
-        """(output in the type of ``like``, final states ...)."""
-        if self.backend == "native":
+    def run(self, padded: bool = True, **options: Any) -> tuple[Tensor, ...]:
+        """(output in the type of ``like``, final states ...). Not ``padded``: every back end gets what the native one gets."""
+        if self.backend == "native" or not padded:
             arguments = {name: value for name, (value, _) in self._timed.items()} | self._other
             contiguous = {name: None if value is None else value.contiguous() for name, value in arguments.items()}
             out, *states = self.call(**contiguous, cu_seqlens=self._native_boundaries(), reverse=self.reverse, **options)

@@ -40,7 +40,8 @@ class LinearAttention(Operator):
         self.key_width, self.value_width = head_width(key, num_heads, "key width"), head_width(value, num_heads, "value width")
         widths = {"q": key, "k": steps * key, "v": steps * value}
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, width, bias=False) for width in widths.values())
-        self.convs = nn.ModuleDict({name: CausalConv(width, d_conv, bias=False) for name, width in widths.items()} if d_conv else {})
+        convs = {name: CausalConv(width, d_conv, bias=False, activation="silu") for name, width in widths.items()} if d_conv else {}
+        self.convs = nn.ModuleDict(convs)
         self.gate_proj: nn.Module | None = nn.Linear(dim, value, bias=False) if gate else None
         self.norm = HeadNorm(num_heads, self.value_width, center)
         self.out_proj = nn.Linear(value, dim, bias=False)
@@ -63,7 +64,6 @@ class LinearAttention(Operator):
             value = projection(x)
             if name in self.convs:
                 value, after[f"conv_{name}"] = self.convs[name](value, state.get(f"conv_{name}"), cu_seqlens)
-                value = F.silu(value)
             steps = 1 if name == "q" else self.steps
             heads.append(value.unflatten(-1, (steps, self.num_heads, -1)).flatten(1, 2))  # [B, T · steps, H, K or V]
         q, k, v = heads

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import longhorn
@@ -39,7 +38,7 @@ class Longhorn(Operator):
         inner, rank = expand * dim, math.ceil(dim / 16) if beta_rank is None else beta_rank
         self.backend, self.sizes = backend, (rank, d_state, d_state)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, d_conv)
+        self.conv1d = CausalConv(inner, d_conv, activation="silu")
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.beta_proj = nn.Linear(rank, inner)
         self.D = nn.Parameter(torch.ones(inner))
@@ -52,7 +51,6 @@ class Longhorn(Operator):
         state = state or {}
         u, z = self.in_proj(x).chunk(2, -1)
         u, window = self.conv1d(u, state.get("conv"), cu_seqlens)
-        u = F.silu(u)
         low, k, q = self.x_proj(u).split(self.sizes, -1)
         y, memory = longhorn(
             u, at_least_float32(self.beta_proj(low)).sigmoid(), k, q, self.D, z, state.get("memory"),

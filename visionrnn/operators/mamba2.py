@@ -46,7 +46,7 @@ class Mamba2(Operator):
         self.num_heads, self.backend = heads, backend
         self.widths = (inner, num_groups * d_state, num_groups * d_state)
         self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=False)
-        self.conv1d = CausalConv(sum(self.widths), d_conv)
+        self.conv1d = CausalConv(sum(self.widths), d_conv, activation="silu")
         self.num_groups = num_groups
         self.dt_bias = nn.Parameter(step_bias(heads))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
@@ -61,7 +61,7 @@ class Mamba2(Operator):
         state = state or {}
         z, u, dt = self.in_proj(x).split([self.widths[0], sum(self.widths), self.num_heads], -1)
         u, window = self.conv1d(u, state.get("conv"), cu_seqlens)
-        u, B, C = F.silu(u).split(self.widths, -1)
+        u, B, C = u.split(self.widths, -1)
         y, memory = state_space_dual(
             u.unflatten(-1, (self.num_heads, -1)), at_least_float32(dt), -self.A_log.exp(),
             B.unflatten(-1, (self.num_groups, -1)), C.unflatten(-1, (self.num_groups, -1)), self.D, None, state.get("memory"),

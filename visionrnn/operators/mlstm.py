@@ -26,7 +26,8 @@ class MLSTM(Operator):
 
     Source: Beck et al. 2024, "xLSTM", section 2.3 and the block of its appendix; sizes and starting values as Vision-LSTM's: gate weights
     0, forget bias from 3 to 6 over the heads, input bias N(0, 0.1²), other weights N(0, 2 / (5 dim)), W_down's too, which there shrinks
-    with depth. ``gating`` "sigmoid" is the variant of Beck et al. 2025. Options: ``expand`` inner width in units of dim, ``d_conv`` taps, ``qkv_block`` width of the blocks.
+    with depth. ``gating`` "sigmoid" is the variant of Beck et al. 2025. Options: ``expand`` inner width in units of dim,
+    ``d_conv`` taps, ``qkv_block`` width of the blocks.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class MLSTM(Operator):
             raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
         self.num_heads, self.gating, self.backend = num_heads, gating, backend
         self.up_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, d_conv)
+        self.conv1d = CausalConv(inner, d_conv, activation="silu")
         self.qkv_weight = nn.Parameter(torch.empty(3, inner // qkv_block, qkv_block, qkv_block))
         self.gates = nn.Linear(3 * inner, 2 * num_heads)
         self.norm = HeadNorm(num_heads, inner // num_heads, center=True)
@@ -66,7 +67,6 @@ class MLSTM(Operator):
         state = state or {}
         u, z = self.up_proj(x).chunk(2, -1)
         c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
-        c = F.silu(c)
         q, k, v = (self._blocks(source, weight) for source, weight in zip((c, c, u), self.qkv_weight, strict=True))
         input_gate, forget_gate = at_least_float32(self.gates(torch.cat([q, k, v], -1))).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from visionrnn.testing import delta_rule, diagonal, gated_linear, nonlinear, test_time  # noqa: F401  (they register their samples)
+from visionrnn.testing import causal_conv, delta_rule, diagonal, gated_linear, nonlinear, test_time  # noqa: F401  (they register their samples)
 from visionrnn.testing.samples import BOUNDS, SAMPLES, Sample, error
 
 __all__ = ["BOUNDS", "SAMPLES", "Sample", "error"]

@@ -1,0 +1,66 @@
+"""The short causal convolution: against torch's own, across the native blocks of time, any number of taps and threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from visionrnn.kernels import available_backends, causal_conv
+from visionrnn.testing import error
+
+BACKENDS = available_backends("causal_conv")
+native = pytest.mark.skipif("native" not in BACKENDS, reason="the native library is not built")
+
+
+def inputs(length: int, channels: int, taps: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {"u": (1, length, channels), "weight": (taps, channels), "bias": (channels,), "initial_state": (1, taps - 1, channels)}
+    return {name: torch.randn(*shape, generator=draw).requires_grad_() for name, shape in shapes.items()}
+
+
+def gradients(given: dict[str, torch.Tensor], **options) -> list[torch.Tensor]:
+    out, state = causal_conv(**given, return_final_state=True, **options)
+    loss = out.square().sum() + state.square().sum()
+    return [out, state, *torch.autograd.grad(loss, list(given.values()))]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_the_convolution_of_torch(backend):
+    given = inputs(20, 5, 4)
+    wide = torch.cat([given["initial_state"], given["u"]], 1).transpose(1, 2)
+    want = F.conv1d(wide, given["weight"].flip(0).T.unsqueeze(1), given["bias"], groups=5).transpose(1, 2)
+    assert error(causal_conv(**given, backend=backend), want) <= 1e-6
+    assert error(causal_conv(**given, activation="silu", backend=backend), F.silu(want)) <= 1e-6
+
+
+@native
+@pytest.mark.parametrize("taps", [1, 2, 4, 8, 19, 300])
+@pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reverse"])
+def test_blocks_of_time_and_channels_fit_together(taps, reverse):
+    given = inputs(530, 133, taps)
+    wide = {name: value.detach().double().requires_grad_() for name, value in given.items()}
+    options = dict(reverse=reverse, activation="silu")
+    want = gradients(wide, backend="chunkwise", **options)
+    for got, expected in zip(gradients(given, backend="native", **options), want, strict=True):
+        assert error(got, expected) <= 5e-6
+
+
+@native
+def test_threads_do_not_change_a_bit():
+    given, before, found = inputs(1100, 150, 4), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(gradients(given, backend="native", activation="silu"))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
+def test_unknown_activation_and_wrong_ranks_are_refused():
+    given = inputs(6, 3, 2)
+    with pytest.raises(ValueError, match=r"activation='relu'; expected one of \[None, 'silu'\]"):
+        causal_conv(**given, activation="relu")
+    with pytest.raises(ValueError, match=r"expected u \[B, T, C\] and weight \[taps, C\]"):
+        causal_conv(given["u"], given["weight"][0])
