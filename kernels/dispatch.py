@@ -26,7 +26,6 @@ def available_backends(family: str, function: str | None = None) -> tuple[str, .
     return tuple(name for name in MODULES if _has(family, name, function) and (name != "native" or native.is_built()))
 
 
-@torch.compiler.assume_constant_result
 def choose(family: str, function: str, backend: str, dtype: torch.dtype, device: str) -> str:
     """Name of the back end that ``backend`` stands for where ``dtype`` is computed in on a kind of device.
 
@@ -47,6 +46,10 @@ def choose(family: str, function: str, backend: str, dtype: torch.dtype, device:
             f"backend='native' computes in torch.float32 on cpu, got {dtype} on {device}; use 'auto', 'chunkwise' or 'reference'"
         )
     return backend
+
+
+# What torch.compiler.assume_constant_result sets; the decorator itself would import the compiler, and Triton, with this package.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def implementation(family: str, function: str, backend: str) -> Callable:
