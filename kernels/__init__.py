@@ -1,6 +1,8 @@
 """Recurrences as functions: one signature per family, several back ends.
 
-Families (see each folder): ``diagonal`` h_t = a_t h_{t-1} + x_t. Layout: batch B, time T, then channels or heads.
+Families (see each folder): ``diagonal`` h_t = a_t ⊙ h_{t-1} + x_t, ``gated_linear`` S_t = a_t S_{t-1} + k_t v_tᵀ, ``delta_rule``
+S_t = a_t (I - β_t k_t k_tᵀ) S_{t-1} + β_t k_t v_tᵀ, ``nonlinear`` h_t = cell(x_t, R h_{t-1}), and the short ``causal_conv`` before
+many of them. Layout: batch B, time T, then channels or heads; matrix states are key × value.
 Imported as ``visionrnn.kernels``, never as ``kernels``: a second import would load everything twice.
 """
 

@@ -17,9 +17,11 @@ class CausalConv(nn.Conv1d):
     last; zeros when absent.
     """
 
-    def __init__(self, channels: int, taps: int, bias: bool = True, reverse: bool = False, activation: str | None = None):
+    def __init__(
+        self, channels: int, taps: int, bias: bool = True, reverse: bool = False, activation: str | None = None, backend: str = "auto"
+    ):
         super().__init__(channels, channels, taps, groups=channels, bias=bias)
-        self.reverse, self.activation = reverse, activation
+        self.reverse, self.activation, self.backend = reverse, activation, backend
 
     def forward(  # type: ignore[override]
         self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None
@@ -28,7 +30,7 @@ class CausalConv(nn.Conv1d):
         dtype, weight = self.weight.dtype, self.weight[:, 0].flip(-1).T  # [taps, C], the present step first
         c, after = causal_conv(
             x.to(dtype), weight, self.bias, None if state is None else state.to(dtype), activation=self.activation,
-            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens,
+            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, backend=self.backend,
         )  # fmt: skip
         return c, after.to(dtype)
 

@@ -40,7 +40,8 @@ class LinearAttention(Operator):
         self.key_width, self.value_width = head_width(key, num_heads, "key width"), head_width(value, num_heads, "value width")
         widths = {"q": key, "k": steps * key, "v": steps * value}
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, width, bias=False) for width in widths.values())
-        convs = {name: CausalConv(width, d_conv, bias=False, activation="silu") for name, width in widths.items()} if d_conv else {}
+        conv: dict[str, Any] = {"bias": False, "activation": "silu", "backend": backend}
+        convs = {name: CausalConv(width, d_conv, **conv) for name, width in widths.items()} if d_conv else {}
         self.convs = nn.ModuleDict(convs)
         self.gate_proj: nn.Module | None = nn.Linear(dim, value, bias=False) if gate else None
         self.norm = HeadNorm(num_heads, self.value_width, center)

@@ -38,7 +38,7 @@ class Longhorn(Operator):
         inner, rank = expand * dim, math.ceil(dim / 16) if beta_rank is None else beta_rank
         self.backend, self.sizes = backend, (rank, d_state, d_state)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, d_conv, activation="silu")
+        self.conv1d = CausalConv(inner, d_conv, activation="silu", backend=backend)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.beta_proj = nn.Linear(rank, inner)
         self.D = nn.Parameter(torch.ones(inner))

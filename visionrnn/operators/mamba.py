@@ -64,7 +64,7 @@ class SelectiveSSM(nn.Module):
     def __init__(self, inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool, backend: str):
         super().__init__()
         self.reverse, self.backend, self.sizes = reverse, backend, (dt_rank, d_state, d_state)
-        self.conv1d = CausalConv(inner, d_conv, reverse=reverse, activation="silu")
+        self.conv1d = CausalConv(inner, d_conv, reverse=reverse, activation="silu", backend=backend)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))

@@ -46,7 +46,7 @@ class Mamba2(Operator):
         self.num_heads, self.backend = heads, backend
         self.widths = (inner, num_groups * d_state, num_groups * d_state)
         self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=False)
-        self.conv1d = CausalConv(sum(self.widths), d_conv, activation="silu")
+        self.conv1d = CausalConv(sum(self.widths), d_conv, activation="silu", backend=backend)
         self.num_groups = num_groups
         self.dt_bias = nn.Parameter(step_bias(heads))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())

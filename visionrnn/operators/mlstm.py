@@ -49,7 +49,7 @@ class MLSTM(Operator):
             raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
         self.num_heads, self.gating, self.backend = num_heads, gating, backend
         self.up_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, d_conv, activation="silu")
+        self.conv1d = CausalConv(inner, d_conv, activation="silu", backend=backend)
         self.qkv_weight = nn.Parameter(torch.empty(3, inner // qkv_block, qkv_block, qkv_block))
         self.gates = nn.Linear(3 * inner, 2 * num_heads)
         self.norm = HeadNorm(num_heads, inner // num_heads, center=True)

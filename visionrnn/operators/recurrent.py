@@ -25,7 +25,7 @@ class RecurrentOperator(Operator):
         super().__init__()
         width, kind = head_width(dim, num_heads), CELLS[self.cell]
         self.num_heads, self.backend = num_heads, backend
-        self.conv1d = CausalConv(dim, d_conv, activation="silu") if d_conv else None
+        self.conv1d = CausalConv(dim, d_conv, activation="silu", backend=backend) if d_conv else None
         shape = (kind.inputs, num_heads, width, width) if headwise else (kind.inputs * dim, dim)
         self.in_weight = nn.Parameter(torch.empty(shape))  # [G · C, C] or [G, H, D_out, D_in]
         self.recurrent = nn.Parameter(torch.empty(kind.matrices, num_heads, width, width))  # [G, H, D_out, D_in]

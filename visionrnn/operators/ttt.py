@@ -44,7 +44,7 @@ class TTTLayer(Operator):
         self.mini_batch_size, self.base_lr, self.rope_theta, self.backend = mini_batch_size, base_lr, rope_theta, backend
         self.q_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.k_proj = None if share_qk else nn.Linear(dim, dim, bias=False)
-        self.convs = nn.ModuleDict({name: CausalConv(dim, d_conv) for name in "qk"} if share_qk else {})
+        self.convs = nn.ModuleDict({name: CausalConv(dim, d_conv, backend=backend) for name in "qk"} if share_qk else {})
         self.gate_proj = nn.Linear(dim, dim, bias=False) if gate else None
         self.lr_proj = nn.Linear(dim, num_heads)
         nn.init.normal_(self.lr_proj.weight, std=0.02)
