@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 import visionrnn.operators  # noqa: F401
+from visionrnn.kernels import native
 from visionrnn.registry import OPERATORS
+
+pytestmark = pytest.mark.skipif(not native.is_built(), reason=f"every length would be traced step by step: {native.HOW_TO_BUILD}")
 
 WRAPPERS = {"bidirectional": {"mixer": "mamba"}, "mom": {"mixer": "gla"}}
 TRACED_STEP_BY_STEP = {"titans", "ttt_mlp"}  # they have no native op: every length is a graph of its own, and tracing takes a minute
