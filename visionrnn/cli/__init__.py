@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Such an error (``visionrnn.errors``) is printed as one line; ``--debug`` or ``VISIONRNN_DEBUG=1`` prints the traceback too.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts: spinning threads would take the loader workers' cores
+    # before torch starts: threads that spin for long would take the loader workers' cores, threads that never spin are slow to start
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     overview = _overview_parser()
     if not arguments or arguments[0].startswith("-"):
