@@ -16,7 +16,7 @@ from . import native
 # First that has the function wins when backend="auto"; "reference" is only used when asked for.
 PREFERENCE = {"cpu": ("native", "chunkwise"), "cuda": ("chunkwise",)}
 MODULES = ("reference", "chunkwise", "native")
-_MODULES: dict[tuple[str, str], ModuleType] = {}  # (family, back end), once looked for
+_MODULES: dict[tuple[str, str], ModuleType] = {}  # (family, back end), filled by _load
 FAMILIES = ("diagonal", "gated_linear", "delta_rule", "nonlinear", "causal_conv")
 
 
@@ -58,12 +58,19 @@ def implementation(family: str, function: str, backend: str) -> Callable:
 
 
 @cache
+def _load() -> None:
+    """Imports all back ends at once: a graph that is being traced sees the table as it was when the trace first read it."""
+    for family in FAMILIES:
+        for backend in MODULES:
+            name = f"{__package__}.{family}.{backend}"
+            if find_spec(name) is not None:
+                _MODULES[family, backend] = import_module(name)
+
+
 def _has(family: str, backend: str, function: str | None) -> bool:
-    name = f"{__package__}.{family}.{backend}"
-    if find_spec(name) is None:
-        return False
-    _MODULES[family, backend] = import_module(name)
-    return function is None or hasattr(_MODULES[family, backend], function)
+    _load()
+    module = _MODULES.get((family, backend))
+    return module is not None and (function is None or hasattr(module, function))
 
 
 @cache

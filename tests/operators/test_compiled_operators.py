@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +48,21 @@ def test_exports_packed_with_a_dynamic_length(name):
     x, boundaries = torch.randn(1, 43, 16), torch.tensor([0, 2, 42, 43])
     with torch.no_grad():
         assert torch.allclose(program.module()(x, boundaries, 64), module(x, boundaries, 64), atol=1e-5)
+
+
+FIRST_CALL = """
+import torch, visionrnn.operators
+from visionrnn.registry import OPERATORS
+torch.manual_seed(0)
+module, x = OPERATORS.build("mamba", dim=16), torch.randn(2, 20, 16)
+got = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")(x)
+print(torch.allclose(got, module(x), atol=1e-5))
+"""
+
+
+def test_compiles_before_anything_was_called():
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.slow
