@@ -6,7 +6,6 @@ Nothing stored in a file is executed: files are read with ``weights_only=True``.
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,27 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from visionrnn.errors import CheckpointError
-
-# Official LION names (OpenPCDet) → ours; every pattern is applied once, in order, to each key.
-LION_NAMES = (
-    (r"^linear_(\d+)\.", lambda m: f"stages.{int(m[1]) - 1}."),
-    (r"^dow(\d+)\.", lambda m: f"merges.{int(m[1]) - 1}."),
-    (r"^linear_out\.", "out_layer."),
-    (r"pos_emb_list\.(\d+)\.", r"position.\1."),
-    (r"position_embedding_head\.", "mlp."),
-    (r"downsample_list\.(\d+)\.", r"merging.\1."),
-    (r"sub_conv\.0\.", "conv."),
-    (r"sub_conv\.1\.", "conv_norm."),
-    (r"pfn_layers\.(\d+)\.linear\.", r"layers.\1.0."),
-    (r"pfn_layers\.(\d+)\.norm\.", r"layers.\1.1."),
-    (r"mamba\.(in_proj|out_proj)\.", r"mixer.\1."),
-    (r"mamba\.(conv1d|x_proj|dt_proj)_b\.", r"mixer.directions.1.\1."),
-    (r"mamba\.(conv1d|x_proj|dt_proj)\.", r"mixer.directions.0.\1."),
-    (r"mamba\.A_b_log$", "mixer.directions.1.A_log"),
-    (r"mamba\.D_b$", "mixer.directions.1.D"),
-    (r"mamba\.(A_log|D)$", r"mixer.directions.0.\1"),
-)
-OFFICIAL_NAMES = {"lion": LION_NAMES}
+from visionrnn.official import FAMILIES, Table, to_official, to_ours
 
 FOREIGN = "foreign_types"
 """Key of a checkpoint read by ``read_checkpoint`` whose file held pickled objects: the names of their types."""
@@ -155,20 +134,27 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def from_official(state: Mapping[str, Tensor], family: str = "lion") -> dict[str, Tensor]:
-    """State dict with our parameter names from one with official names. Raises KeyError for an unknown family."""
-    if family not in OFFICIAL_NAMES:
-        raise KeyError(f"unknown family {family!r}; expected one of {sorted(OFFICIAL_NAMES)}")
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in OFFICIAL_NAMES[family]:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return renamed
+def from_official(state: Mapping[str, Tensor], family: str = "lion", gradients: bool = False) -> dict[str, Tensor]:
+    """State dict with our names and shapes from one with published ones (or from the gradients of one).
+
+    Raises KeyError for an unknown family.
+    """
+    return to_ours(state, _names(family), gradients)
+
+
+def as_official(state: Mapping[str, Tensor], family: str = "lion") -> dict[str, Tensor]:
+    """The way back: a state dict with published names and shapes from ours. Raises KeyError for an unknown family."""
+    return to_official(state, _names(family))
 
 
 def load_official(model: nn.Module, state: Mapping[str, Tensor], family: str = "lion") -> None:
-    """Loads weights with official names into ``model``; nothing may be missing or left over, and shapes must agree."""
+    """Loads weights with published names into ``model``; nothing may be missing or left over, and shapes must agree."""
     renamed = from_official(state, family)
     check_fit(model, renamed, f"official {family} weights")
     model.load_state_dict(renamed, strict=False)
+
+
+def _names(family: str) -> Table:
+    if family not in FAMILIES:
+        raise KeyError(f"unknown family {family!r}; expected one of {sorted(FAMILIES)}")
+    return FAMILIES[family]

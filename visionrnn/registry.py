@@ -61,5 +61,6 @@ class Registry:
 
 OPERATORS = Registry("operator")
 SERIALIZERS = Registry("serializer")
+BLOCKS = Registry("block")
 BACKBONES = Registry("backbone")
 DATASETS = Registry("dataset")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import visionrnn.operators  # noqa: F401
-from visionrnn.backbones.lion import build_mixer
+from visionrnn.backbones.blocks.residual import build_mixer
 from visionrnn.kernels.recurrence import Recurrence
 from visionrnn.registry import OPERATORS
 from visionrnn.testing import error

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from visionrnn.backbones.lion import LION, LIONLayer, PositionEmbedding, ResidualBlock, Scan, Stage
+from visionrnn.backbones.blocks import Place, build_block
+from visionrnn.backbones.lion import LION, LIONLayer, PositionEmbedding, Scan, Stage
 from visionrnn.checkpoints import from_official, load_official
 from visionrnn.datasets.voxelize import DynamicVFE
 from visionrnn.errors import CheckpointError
@@ -16,14 +17,14 @@ from visionrnn.layers.voxel_merge import VoxelMerging, expand
 from visionrnn.serialization import Voxels, make_groups, window_orders
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-OPTIONS = {"Mamba": ("d_state", "d_conv", "expand")}  # official operator → constructor arguments that matter to us
+OPTIONS = {"Mamba": ("d_state", "d_conv", "expand", "post_norm")}  # official operator → constructor arguments that matter to us
 
 
 def scan_of(name: str, config: dict, padding: str = "duplicate") -> Scan:
     if name not in OPTIONS:
         pytest.skip(f"no operator here has the official weights of {name!r}")
     options = {key: config[key] for key in OPTIONS[name] if key in config}
-    return Scan({"type": name.lower(), **options}, padding=padding, post_norm=config.get("post_norm", True))
+    return Scan({"type": name.lower(), **options}, padding=padding)
 
 
 def voxels_of(features: torch.Tensor, coords: torch.Tensor, shape: list[int], batch_size: int | None = None) -> Voxels:
@@ -35,7 +36,7 @@ def voxels_of(features: torch.Tensor, coords: torch.Tensor, shape: list[int], ba
 def test_operator(golden, dtype, close):
     exact = dtype == torch.float64
     kwargs = golden.config["kwargs"]
-    block = ResidualBlock(kwargs["d_model"], scan_of(golden.config["operator"], kwargs)).to(dtype).eval()
+    block = build_block(scan_of(golden.config["operator"], kwargs).operator, kwargs["d_model"], Place()).to(dtype).eval()
     load_official(block, golden.group("state/", dtype))
     x = golden["x"].to(dtype).requires_grad_()
     out = block(x)
@@ -43,7 +44,7 @@ def test_operator(golden, dtype, close):
     out.backward(golden["cot"].to(dtype))
     bound = 2e-6 if exact else 3e-5
     close(x.grad, golden["grad_x"], bound, "grad_x")
-    gradients = from_official(golden.group("grad/"))
+    gradients = from_official(golden.group("grad/"), gradients=True)
     assert gradients.keys() == {name for name, _ in block.named_parameters()}
     for name, parameter in block.named_parameters():
         close(parameter.grad, gradients[name], bound, name)
@@ -86,7 +87,7 @@ def test_merging(golden, dtype, close):
         close(coarse.features, stored["out_features"], bound, f"{case['case']} out")
         coarse.features.backward(stored["cot"].to(dtype))
         close(features.grad, stored["grad_features"], bound, f"{case['case']} grad_features")
-        gradients = from_official(golden.group(case["case"] + "/grad/"))
+        gradients = from_official(golden.group(case["case"] + "/grad/"), gradients=True)
         for name, parameter in merging.named_parameters():
             close(parameter.grad, gradients[name], bound, f"{case['case']} {name}")
         if "expand_out_features" in stored:
@@ -168,7 +169,7 @@ def test_backbone(golden, dtype, close):
     out.features.backward(golden["cot"].to(dtype))
     close(features.grad, golden["grad_voxel_features"], bound, "grad_voxel_features")
     norms = dict(zip(golden.arrays["param_names"].tolist(), golden["grad_l2"], strict=True))
-    norms = from_official(norms)
+    norms = from_official(norms, gradients=True)
     for name, parameter in model.named_parameters():
         assert float(parameter.grad.double().norm()) == pytest.approx(float(norms[name]), rel=50 * bound), name
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import visionrnn.operators  # noqa: F401  registers the operators
-from visionrnn.layers.drop_path import DropPath
+from visionrnn.backbones.blocks import Place, build_block
 from visionrnn.layers.norm import RowBatchNorm
 from visionrnn.layers.voxel_merge import VoxelMerging, expand
-from visionrnn.registry import BACKBONES, OPERATORS
+from visionrnn.registry import BACKBONES
 from visionrnn.serialization import Voxels
 from visionrnn.serialization.groups import PADDINGS
 
@@ -42,43 +41,21 @@ class Scan:
     serializer: str = "window"
     padding: str = "exact"
     drop_path: float = 0.0
-    post_norm: bool = True
+    blocks: int = 34
 
     def __post_init__(self):
         if self.padding not in PADDINGS:
             raise ValueError(f"padding={self.padding!r}; expected one of {PADDINGS}")
 
 
-class ResidualBlock(nn.Module):
-    """x + drop(LN(mixer(x))) with ``post_norm``, else x + drop(mixer(LN(x))).  [B, T, C] → [B, T, C]."""
-
-    def __init__(self, dim: int, scan: Scan):
-        super().__init__()
-        self.mixer = build_mixer(scan.operator, dim)
-        self.norm = nn.LayerNorm(dim)
-        self.drop_path = DropPath(scan.drop_path)
-        self.post_norm = scan.post_norm
-
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
-        branch = self.mixer(x if self.post_norm else self.norm(x), cu_seqlens, max_seqlen)
-        return x + self.drop_path(self.norm(branch) if self.post_norm else branch, cu_seqlens)
-
-
-def build_mixer(operator: Mapping | str, dim: int) -> nn.Module:
-    """The operator in its bidirectional form: its own where it has one, otherwise wrapped."""
-    config = {"type": operator} if isinstance(operator, str) else dict(operator)
-    if getattr(OPERATORS.get(config["type"]), "has_bidirectional", False):
-        return OPERATORS.build({"bidirectional": True, **config}, dim=dim)
-    return OPERATORS.build({"type": "bidirectional", "mixer": config}, dim=dim)
-
-
 class LIONLayer(nn.Module):
     """One block over the groups of each order (x, then y), each writing back to the voxels."""
 
-    def __init__(self, dim: int, stage: Stage, shift: bool, scan: Scan):
+    def __init__(self, dim: int, stage: Stage, shift: bool, scan: Scan, first: int = 0):
         super().__init__()
         self.stage, self.shift, self.scan = stage, shift, scan
-        self.blocks = nn.ModuleList(ResidualBlock(dim, scan) for _ in ("x", "y"))
+        places = (Place(first + i, scan.blocks) for i in range(2))
+        self.blocks = nn.ModuleList(build_block(scan.operator, dim, place, scan.drop_path) for place in places)
 
     def forward(self, voxels: Voxels) -> Voxels:
         features = voxels.features
@@ -107,13 +84,13 @@ class PositionEmbedding(nn.Module):
 class LIONStage(nn.Module):
     """U-Net of three resolutions at one window and group size: two layers down, two layers up. Voxels → the same voxels."""
 
-    def __init__(self, dim: int, stage: Stage, scan: Scan, floor_keys: bool = False):
+    def __init__(self, dim: int, stage: Stage, scan: Scan, first: int = 0, floor_keys: bool = False):
         super().__init__()
         shifts = (False, stage.shift)
-        self.encoder = nn.ModuleList(LIONLayer(dim, stage, shift, scan) for shift in shifts)
+        self.encoder = nn.ModuleList(LIONLayer(dim, stage, shift, scan, first + 2 * i) for i, shift in enumerate(shifts))
         self.position = nn.ModuleList(PositionEmbedding(dim) for _ in shifts)
         self.merging = nn.ModuleList(VoxelMerging(dim, (2, 2, 2), floor_keys=floor_keys) for _ in shifts)
-        self.decoder = nn.ModuleList(LIONLayer(dim, stage, shift, scan) for shift in shifts)
+        self.decoder = nn.ModuleList(LIONLayer(dim, stage, shift, scan, first + 4 + 2 * i) for i, shift in enumerate(shifts))
         self.decoder_norm = nn.ModuleList(nn.LayerNorm(dim) for _ in shifts)
 
     def forward(self, voxels: Voxels) -> Voxels:
@@ -155,12 +132,13 @@ class LION(nn.Module):
     ):
         super().__init__()
         self.dim = dim
-        scan = Scan({"type": operator} if isinstance(operator, str) else dict(operator), serializer, padding, drop_path)
+        config = {"type": operator} if isinstance(operator, str) else dict(operator)
+        scan = Scan(config, serializer, padding, drop_path, blocks=8 * len(stages) + 2)
         parsed = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages]
-        self.stages = nn.ModuleList(LIONStage(dim, stage, scan, official_odd_grids) for stage in parsed)
+        self.stages = nn.ModuleList(LIONStage(dim, stage, scan, 8 * i, official_odd_grids) for i, stage in enumerate(parsed))
         self.merges = nn.ModuleList(VoxelMerging(dim, (1, 1, 2), generate_ratio, floor_keys=official_odd_grids) for _ in parsed)
         last = Stage((*parsed[-1].window[:2], 2), out_group_size, parsed[-1].shift)
-        self.out_layer = LIONLayer(dim, last, last.shift, scan)
+        self.out_layer = LIONLayer(dim, last, last.shift, scan, 8 * len(parsed))
 
     def forward_intermediates(self, voxels: Voxels) -> tuple[Voxels, list[Voxels]]:
         """The result and the voxels after each merge (the last of them before the closing layer)."""

@@ -1,0 +1,101 @@
+"""Rules that translate the names of a state dict, in both directions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A published name and ours, as templates with the same wildcards in the same order.
+
+    ``*`` stands for one part between dots, a closing ``**`` for all further parts, which ``table`` translates (without one they stay).
+    What differs in the value: ``unit_axes``, axes of size one that only the published tensor has; ``offset``, what is to be added to
+    the published tensor; ``part`` (i, n), it is the i-th of n tensors which ours holds one after the other along the first axis, or
+    along a new first axis with ``stacked``.
+    """
+
+    official: str
+    ours: str
+    table: Table = ()
+    unit_axes: tuple[int, ...] = ()
+    offset: float = 0.0
+    part: tuple[int, int] | None = None
+    stacked: bool = False
+
+
+Table = tuple[Rule, ...]
+
+
+def to_ours(state: Mapping[str, Tensor], table: Table, gradients: bool = False) -> dict[str, Tensor]:
+    """Our state dict from one with published names; names without a rule stay. ``gradients``: values are gradients, offsets vanish.
+
+    Raises ValueError when a tensor of ours lacks one of its published parts.
+    """
+    translated: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    rules: dict[str, Rule] = {}
+    for key, value in state.items():
+        name, rule = _translate(key, table, "official", "ours")
+        if rule is not None:
+            value = value.squeeze(rule.unit_axes) if rule.unit_axes else value
+            value = value + rule.offset if rule.offset and not gradients else value
+            if rule.part is not None:
+                parts.setdefault(name, {})[rule.part[0]] = value
+                rules[name] = rule
+                continue
+        translated[name] = value
+    for name, found in parts.items():
+        number = rules[name].part[1]  # type: ignore[index]
+        if len(found) < number:
+            raise ValueError(f"{name}: {len(found)} of the {number} published tensors it is made of are there")
+        ordered = [found[i] for i in range(number)]
+        translated[name] = torch.stack(ordered) if rules[name].stacked else torch.cat(ordered)
+    return translated
+
+
+def to_official(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """The way back: published names and shapes from our state dict; names without a rule stay."""
+    translated: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name, rule = _translate(key, table, "ours", "official")
+        pieces = {name: (value, rule)}
+        if rule is not None and rule.part is not None:
+            values = value.unbind(0) if rule.stacked else value.chunk(rule.part[1])
+            pieces = {
+                _translate(key, table, "ours", "official", part=i)[0]: (piece, _translate(key, table, "ours", "official", part=i)[1])
+                for i, piece in enumerate(values)
+            }
+        for piece_name, (piece, piece_rule) in pieces.items():
+            if piece_rule is not None:
+                piece = piece - piece_rule.offset if piece_rule.offset else piece
+                for axis in sorted(piece_rule.unit_axes):
+                    piece = piece.unsqueeze(axis)
+            translated[piece_name] = piece
+    return translated
+
+
+def _translate(key: str, table: Table, source: str, target: str, part: int = 0) -> tuple[str, Rule | None]:
+    """The name of ``key`` on the other side and the rule that told its value's shape; of a joined tensor, the name of one part."""
+    for rule in table:
+        found = _pattern(getattr(rule, source)).fullmatch(key)
+        if found is None or (rule.part is not None and source == "ours" and rule.part[0] != part):
+            continue
+        pieces = list(found.groups())
+        last: Rule | None = rule
+        if rule.table:
+            pieces[-1], last = _translate(pieces[-1], rule.table, source, target, part)
+        wild = re.split(r"\*\*|\*", getattr(rule, target))
+        return "".join(text + piece for text, piece in zip(wild, [*pieces, ""], strict=True)), last
+    return key, None
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\*\*", "(.+)").replace(r"\*", "([^.]+)"))
