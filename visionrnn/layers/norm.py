@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,3 +14,39 @@ class RowBatchNorm(nn.BatchNorm1d):
         if self.training and len(input) < 2:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(input)
+
+
+class OffsetLayerNorm(nn.LayerNorm):
+    """Layer norm with gain 1 + weight, the weight starting at zero: weight decay pulls the gain to one, not to zero."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
+class GroupedNorm(nn.Module):
+    """Layer norm over each of ``groups`` equal runs of channels of [..., C], gain and shift [C]: GroupNorm for any number of axes.
+
+    With ``offset`` the gain is 1 + weight, as in :class:`OffsetLayerNorm`. Half types are normalised in float32.
+    """
+
+    def __init__(self, groups: int, channels: int, bias: bool = True, offset: bool = False, eps: float = 1e-5):
+        super().__init__()
+        if channels % groups:
+            raise ValueError(f"channels={channels} is not a multiple of groups={groups}")
+        self.groups, self.offset, self.eps = groups, offset, eps
+        self.weight = nn.Parameter(torch.zeros(channels) if offset else torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1] // self.groups
+        value = F.layer_norm(x.unflatten(-1, (self.groups, width)), (width,), eps=self.eps).flatten(-2)
+        gain = self.weight + 1 if self.offset else self.weight
+        return value * gain if self.bias is None else torch.addcmul(self.bias.to(value.dtype), value, gain.to(value.dtype))
+
+    def extra_repr(self) -> str:
+        return f"{self.groups} groups of {len(self.weight) // self.groups}, offset={self.offset}, eps={self.eps}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import mlstm
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
+from visionrnn.layers.norm import GroupedNorm
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -27,7 +28,8 @@ class MLSTM(Operator):
     Source: Beck et al. 2024, "xLSTM", section 2.3 and the block of its appendix; sizes and starting values as Vision-LSTM's: gate weights
     0, forget bias from 3 to 6 over the heads, input bias N(0, 0.1²), other weights N(0, 2 / (5 dim)), W_down's too, which there shrinks
     with depth. ``gating`` "sigmoid" is the variant of Beck et al. 2025. Options: ``expand`` inner width in units of dim,
-    ``d_conv`` taps, ``qkv_block`` width of the blocks.
+    ``d_conv`` taps, ``qkv_block`` width of the blocks; ``bias`` gives all projections, the blocks and the norm one; ``offset_norm``
+    stores the norm's gain flat and as its difference from one; ``reverse`` runs from the last step to the first.
     """
 
     def __init__(
@@ -38,6 +40,9 @@ class MLSTM(Operator):
         d_conv: int = 4,
         qkv_block: int = 4,
         gating: str = "exp",
+        bias: bool = False,
+        offset_norm: bool = False,
+        reverse: bool = False,
         backend: str = "auto",
     ):
         super().__init__()
@@ -47,16 +52,24 @@ class MLSTM(Operator):
         inner = expand * dim
         if inner % qkv_block:
             raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
-        self.num_heads, self.gating, self.backend = num_heads, gating, backend
-        self.up_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d = CausalConv(inner, d_conv, activation="silu", backend=backend)
+        self.num_heads, self.gating, self.reverse, self.backend = num_heads, gating, reverse, backend
+        self.causal = not reverse
+        self.up_proj = nn.Linear(dim, 2 * inner, bias=bias)
+        self.conv1d = CausalConv(inner, d_conv, reverse=reverse, activation="silu", backend=backend)
         self.qkv_weight = nn.Parameter(torch.empty(3, inner // qkv_block, qkv_block, qkv_block))
+        self.qkv_bias = nn.Parameter(torch.zeros(3, inner)) if bias else None
         self.gates = nn.Linear(3 * inner, 2 * num_heads)
-        self.norm = HeadNorm(num_heads, inner // num_heads, center=True)
+        self.norm = (
+            GroupedNorm(num_heads, inner, bias, offset=True)
+            if offset_norm
+            else HeadNorm(num_heads, inner // num_heads, center=True, bias=bias)
+        )
         self.skip = nn.Parameter(torch.ones(inner))
-        self.down_proj = nn.Linear(inner, dim, bias=False)
+        self.down_proj = nn.Linear(inner, dim, bias=bias)
         for weight in (self.up_proj.weight, self.qkv_weight, self.down_proj.weight):
             nn.init.normal_(weight, std=math.sqrt(2 / (5 * dim)))
+        for linear in (self.up_proj, self.down_proj) if bias else ():
+            nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.gates.weight)
         with torch.no_grad():
             self.gates.bias.copy_(torch.cat([0.1 * torch.randn(num_heads), torch.linspace(3, 6, num_heads)]))
@@ -68,15 +81,18 @@ class MLSTM(Operator):
         u, z = self.up_proj(x).chunk(2, -1)
         c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
         q, k, v = (self._blocks(source, weight) for source, weight in zip((c, c, u), self.qkv_weight, strict=True))
+        if self.qkv_bias is not None:
+            q, k, v = (value + bias for value, bias in zip((q, k, v), self.qkv_bias, strict=True))
         input_gate, forget_gate = at_least_float32(self.gates(torch.cat([q, k, v], -1))).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
         names = NAMES[self.gating]
         h, memory = mlstm(
             q, k, v, input_gate, forget_gate,
             tuple(state[name] for name in names) if state else None, gating=self.gating,
-            return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
+            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
-        y = (self.norm(h).flatten(2) + self.skip * c) * F.silu(z)
+        h = self.norm(h.flatten(2)) if isinstance(self.norm, GroupedNorm) else self.norm(h).flatten(2)
+        y = torch.addcmul(h, self.skip, c) * F.silu(z)
         return self.down_proj(y.to(self.down_proj.weight.dtype)), {"conv": window, **dict(zip(names, memory, strict=True))}
 
     @staticmethod
