@@ -1,0 +1,189 @@
+"""Centre head on the occupied cells of a bird's-eye grid: no dense map, so long ranges cost what their occupied cells cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from visionrnn.integrations.mmdet3d.heads_common import focal_heatmap_loss, nms_3d, within
+from visionrnn.integrations.mmdet3d.sparse_center_targets import CODES, CellGrid, batch_targets
+from visionrnn.integrations.mmengine.distributed import mean_over_ranks
+from visionrnn.layers.norm import RowBatchNorm
+from visionrnn.layers.sparse_conv import SparseConvTensor, SubMConv3d
+from visionrnn.serialization import Voxels
+
+TRAINING = {"gaussian_overlap": 0.1, "min_radius": 2}
+TESTING = {
+    "candidates": 500,
+    "score_thr": 0.1,
+    "nms_thr": 0.2,
+    "nms_pre": 1000,
+    "nms_post": 83,
+    "limit": (-200.0, -200.0, -20.0, 200.0, 200.0, 20.0),
+}
+
+
+class SparseBranch(nn.Module):
+    """Submanifold 3 × 3 convolution, norm, ReLU, then one linear layer: what each branch of the head has."""
+
+    def __init__(self, channels: int, outputs: int, norm: Mapping[str, Any], bias: float = 0.0):
+        super().__init__()
+        self.conv = SubMConv3d(channels, channels, (1, 3, 3), bias=False)
+        self.norm = RowBatchNorm(channels, **norm)
+        self.out = nn.Linear(channels, outputs)
+        nn.init.kaiming_normal_(self.conv.weight)
+        nn.init.kaiming_normal_(self.out.weight)
+        nn.init.constant_(self.out.bias, bias)
+
+    def forward(self, x: SparseConvTensor) -> Tensor:
+        """[N, outputs]."""
+        return self.out(self.norm(self.conv(x).features).relu())
+
+
+@MODELS.register_module()
+class LIONSparseCenterHead(nn.Module):
+    """Sparse centre head of LION on Argoverse 2 (from SAFDNet, Zhang et al. 2024): heat map and boxes on occupied cells only.
+
+    in_channels: width C of the voxels. groups: lists of labels, each with branches of its own; every label 0 … K − 1 once, any order.
+    point_cloud_range (x, y, z minima, then maxima) and voxel_size (x, y, …) in metres tell where cells lie. loc_weight and code_weights
+    (x, y, z, l, w, h, cos yaw, sin yaw) weigh the L1 loss of the boxes. norm: options of BatchNorm.
+    train_cfg: ``gaussian_overlap``, ``min_radius`` (cells). test_cfg: ``candidates`` best cells of a group and frame, of those the ones
+    above ``score_thr`` with centres in ``limit``; then rotated NMS ``nms_thr`` within the group, ``nms_pre`` in, at most ``nms_post`` out.
+
+    The nearest occupied cell of an object carries its peak and its box, so objects without points at their centre are learnt too.
+    Raises ValueError for groups that do not hold each label once, unknown options, and code_weights of another length than 8.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        groups: Sequence[Sequence[int]],
+        point_cloud_range: Sequence[float],
+        voxel_size: Sequence[float],
+        loc_weight: float = 0.25,
+        code_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2),
+        norm: Mapping[str, Any] | None = None,
+        train_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.groups = tuple(tuple(int(label) for label in group) for group in groups)
+        labels = sorted(label for group in self.groups for label in group)
+        if labels != list(range(len(labels))) or not all(self.groups):
+            raise ValueError(f"groups={list(groups)}: expected lists that hold each label 0 … K − 1 once, none empty")
+        if len(code_weights) != sum(CODES.values()):
+            raise ValueError(f"code_weights: expected 8 numbers (x, y, z, l, w, h, cos yaw, sin yaw), got {len(code_weights)}")
+        self.num_classes = len(labels)
+        self.grid = CellGrid.of(point_cloud_range, voxel_size)
+        self.loc_weight, self.code_weights = loc_weight, tuple(code_weights)
+        self.train_cfg = _filled(train_cfg, TRAINING, "train_cfg")
+        self.test_cfg = _filled(test_cfg, TESTING, "test_cfg")
+        options = {"eps": 1e-3, "momentum": 0.01, **(norm or {})}
+        self.branches = nn.ModuleList()
+        for group in self.groups:
+            parts = {name: SparseBranch(in_channels, width, options) for name, width in CODES.items()}
+            parts["heatmap"] = SparseBranch(in_channels, len(group), options, bias=-2.19)  # scores start at 0.1
+            self.branches.append(nn.ModuleDict(parts))
+
+    def forward(self, voxels: Voxels) -> list[dict[str, Tensor]]:
+        """For each group: center [N, 2], center_z [N, 1], dim [N, 3], rot [N, 2], heatmap [N, labels of the group], all logits or codes.
+
+        voxels: the occupied cells, spatial_shape (1, Y, X). Raises ValueError for voxels with a height or another grid.
+        """
+        expected = (1, self.grid.size[1], self.grid.size[0])
+        if tuple(voxels.spatial_shape) != expected:
+            raise ValueError(f"voxels have spatial_shape {tuple(voxels.spatial_shape)}; point_cloud_range and voxel_size give {expected}")
+        x = SparseConvTensor(voxels.features, voxels.coords, voxels.spatial_shape, voxels.batch_size, voxels.cache)
+        return [{name: branch(x) for name, branch in branches.items()} for branches in self.branches]  # type: ignore[operator]
+
+    # ---- training
+
+    def loss(self, voxels: Voxels, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Losses by name, two for each group, from ``gt_instances_3d`` of each sample (bboxes_3d in the LiDAR frame, labels_3d)."""
+        return self.loss_by_feat(self(voxels), voxels, batch_data_samples)
+
+    def loss_by_feat(self, outputs: list[dict[str, Tensor]], voxels: Voxels, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
+        """CornerNet's focal loss over peaks, and L1 of the codes over objects; both numbers are means over the processes."""
+        device = voxels.features.device
+        instances = [sample.gt_instances_3d for sample in batch_data_samples]
+        boxes = [_geometric(instance.bboxes_3d).to(device) for instance in instances]
+        labels = [instance.labels_3d.to(device) for instance in instances]
+        cells = voxels.coords[:, [3, 2]]
+        targets = batch_targets(
+            self.grid,
+            cells,
+            voxels.counts,
+            boxes,
+            labels,
+            self.num_classes,
+            self.train_cfg["gaussian_overlap"],
+            self.train_cfg["min_radius"],
+        )
+        members = [torch.isin(targets.labels, targets.labels.new_tensor(group)) for group in self.groups]
+        heat = [focal_heatmap_loss(out["heatmap"], targets.heat[:, list(group)]) for out, group in zip(outputs, self.groups, strict=True)]
+        numbers = torch.stack([*(peaks for _, peaks in heat), *(member.sum() for member in members)]).tolist()
+        peaks_number, object_number = ([max(1.0, mean_over_ranks(n, device)) for n in part] for part in _halves(numbers))
+        losses = {}
+        weights = targets.codes.new_tensor(self.code_weights)
+        for i, (out, member) in enumerate(zip(outputs, members, strict=True)):
+            found = torch.cat([out[name] for name in CODES], dim=1).index_select(0, targets.rows[member]).float()
+            difference = (found - targets.codes[member]).abs() * weights
+            losses[f"group{i}.loss_heatmap"] = heat[i][0] / peaks_number[i]
+            losses[f"group{i}.loss_bbox"] = self.loc_weight * difference.sum() / object_number[i]
+        return losses
+
+    # ---- prediction
+
+    def predict(self, voxels: Voxels, batch_data_samples: Sequence[Any], rescale: bool = False) -> list[InstanceData]:
+        """For each sample its boxes: bboxes_3d (LiDARInstance3DBoxes), scores_3d, labels_3d; group after group, best first in each."""
+        return self.predict_by_feat(self(voxels), voxels)
+
+    def predict_by_feat(self, outputs: list[dict[str, Tensor]], voxels: Voxels) -> list[InstanceData]:
+        """Boxes of each sample from the outputs of :meth:`forward`."""
+        cells = voxels.coords[:, [3, 2]].split(list(voxels.counts))
+        codes = [torch.cat([out[name] for name in CODES], dim=1).float().split(list(voxels.counts)) for out in outputs]
+        heat = [out["heatmap"].float().sigmoid().split(list(voxels.counts)) for out in outputs]
+        results = []
+        for b in range(voxels.batch_size):
+            parts = [self._boxes(heat[i][b], codes[i][b], cells[b], group) for i, group in enumerate(self.groups)]
+            boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+            bottom = LiDARInstance3DBoxes(boxes, box_dim=7, origin=(0.5, 0.5, 0.5))  # converts to bottom centres
+            results.append(InstanceData(bboxes_3d=bottom, scores_3d=scores, labels_3d=labels))
+        return results
+
+    def _boxes(self, heat: Tensor, codes: Tensor, cells: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [M, 7], scores [M], labels [M] of one group in one sample."""
+        cfg = self.test_cfg
+        scores, place = heat.flatten().topk(min(int(cfg["candidates"]), heat.numel()))
+        place = place[scores > cfg["score_thr"]]
+        row = place // len(group)
+        boxes = self.grid.decode(codes[row], cells[row])
+        inside = within(boxes, cfg["limit"])
+        boxes, scores, place = boxes[inside], scores[: len(place)][inside], place[inside]
+        kept = nms_3d(boxes, scores, cfg["nms_thr"], cfg["nms_pre"], cfg["nms_post"])
+        labels = place.new_tensor(list(group))[place % len(group)]
+        return boxes[kept], scores[kept], labels[kept]
+
+
+def _geometric(boxes: LiDARInstance3DBoxes) -> Tensor:
+    """[M, 7] with the geometric centre, from mmdet3d's boxes with the bottom centre."""
+    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:7]], dim=1)
+
+
+def _halves(numbers: list[float]) -> tuple[list[float], list[float]]:
+    half = len(numbers) // 2
+    return numbers[:half], numbers[half:]
+
+
+def _filled(given: Mapping[str, Any] | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``defaults`` with what is given. Raises ValueError for options that are not known."""
+    unknown = sorted(set(given or {}) - set(defaults))
+    if unknown:
+        raise ValueError(f"{name}: unknown options {unknown}; expected some of {sorted(defaults)}")
+    return {**defaults, **(given or {})}
