@@ -1,15 +1,15 @@
-"""Steps of mmdet3d pipelines: point files checked on loading, and objects pasted in from the ground-truth database."""
+"""Steps of mmdet3d pipelines: point files checked on loading, objects pasted in from the ground-truth database, objects in range."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet3d.datasets.transforms import LoadPointsFromFile, ObjectSample
+from mmdet3d.datasets.transforms import LoadPointsFromFile, LoadPointsFromMultiSweeps, ObjectRangeFilter, ObjectSample
 from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures.points import BasePoints
 
@@ -38,17 +38,54 @@ class LoadPointsChecked(LoadPointsFromFile):
 
 
 @TRANSFORMS.register_module()
+class LoadSweepsChecked(LoadPointsFromMultiSweeps):
+    """mmdet3d's LoadPointsFromMultiSweeps, its files read as LoadPointsChecked reads them.
+
+    The frame's points and those of ``sweeps_num`` sweeps before it, in the frame's own coordinates; the fifth column becomes the sweep's
+    age in seconds. With ``test_mode=True`` the nearest sweeps are taken, else a random choice of those the info file lists.
+    """
+
+    def _load_points(self, pts_filename: str) -> np.ndarray:
+        return load_points(pts_filename, self.load_dim, allow_empty=True)
+
+
+@TRANSFORMS.register_module()
+class ObjectRangeFilter3D(ObjectRangeFilter):
+    """Leaves out objects whose geometric centre is outside ``point_cloud_range`` (x, y, z minima, then maxima, metres; borders are inside).
+
+    mmdet3d's own filter does not look at z. Headings are brought into [-π, π).
+    """
+
+    def transform(self, input_dict: dict[str, Any]) -> dict[str, Any]:
+        """Filters ``gt_bboxes_3d`` and ``gt_labels_3d`` of one frame."""
+        boxes = input_dict["gt_bboxes_3d"]
+        low, high = torch.from_numpy(self.pcd_range).split(3)
+        centre = boxes.gravity_center
+        inside = ((centre >= low) & (centre <= high)).all(dim=1)
+        kept = boxes[inside]
+        kept.limit_yaw(offset=0.5, period=2 * np.pi)
+        input_dict["gt_bboxes_3d"] = kept
+        input_dict["gt_labels_3d"] = input_dict["gt_labels_3d"][inside.numpy()]
+        return input_dict
+
+
+@TRANSFORMS.register_module()
 class PasteObjects(ObjectSample):
     """Ground-truth sampling (Yan et al., SECOND, 2018): objects of other frames, with their points, are put where they stood there.
 
     data_root: folder of the prepared data; ``info_path`` (kitti_dbinfos_train.pkl) and the entries' paths are relative to it.
-    groups: {class: number}. An object is taken if it has ``min_points`` points and its difficulty is not in ``remove_difficulty``.
+    groups: {class: number}. An object is taken if it has ``min_points`` points (one number, or {class: number}) and its difficulty
+    is not in ``remove_difficulty``.
     limit_whole_scene: the number counts the objects the scene has already (mmdet3d's way); False pastes as many whatever is there (as
     LION's KITTI recipe does). classes: names in the order of the labels.
+    num_features: values per point in the database's files; ``tanh_columns``: those that become their tanh, as the frame's have (Waymo's
+    intensity and elongation, columns 3 and 4).
 
+    Boxes are pasted with as many columns as the scene's have: 9, velocities included, from a database with 9.
     Each call draws afresh without replacement and keeps no state (mmdet3d's sampler walks through a shuffled list, which makes a sample
     depend on all before it). An object that overlaps, seen from above, a box of the scene or one pasted before is left out; points of the
-    scene inside pasted boxes are removed. Raises DataError: database missing or damaged, unknown class in groups.
+    scene inside pasted boxes are removed. Raises DataError: database missing or damaged, with fewer columns than the scene, unknown class
+    in groups.
     """
 
     def __init__(
@@ -57,28 +94,36 @@ class PasteObjects(ObjectSample):
         groups: Mapping[str, int],
         info_path: str = "kitti_dbinfos_train.pkl",
         classes: tuple[str, ...] = ("Car", "Pedestrian", "Cyclist"),
-        min_points: int = 5,
+        min_points: int | Mapping[str, int] = 5,
         remove_difficulty: tuple[int, ...] = (-1,),
         limit_whole_scene: bool = False,
         num_features: int = 4,
+        tanh_columns: Sequence[int] = (),
     ):
         self.data_root, self.classes, self.groups = Path(data_root), tuple(classes), dict(groups)
-        self.limit_whole_scene, self.num_features = limit_whole_scene, num_features
+        self.limit_whole_scene, self.num_features, self.tanh_columns = limit_whole_scene, num_features, list(tanh_columns)
         self.disabled = False
-        unknown = [name for name in groups if name not in self.classes]
-        if unknown:
-            raise DataError(f"PasteObjects.groups: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
+        least = dict(min_points) if isinstance(min_points, Mapping) else dict.fromkeys(groups, min_points)
+        for option, names in (("groups", groups), ("min_points", least)):
+            unknown = [name for name in names if name not in self.classes]
+            if unknown:
+                raise DataError(f"PasteObjects.{option}: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
         path = self.data_root / info_path
         found = load_infos(path)
         if not isinstance(found, dict):
             raise DataError(f"{path}: holds a {type(found).__name__}; expected {{class: entries}}, as `visionrnn create-data kitti` writes")
         self.entries = {
-            name: [e for e in found.get(name, []) if e["num_points_in_gt"] >= min_points and e["difficulty"] not in remove_difficulty]
+            name: [
+                entry
+                for entry in found.get(name, [])
+                if entry["num_points_in_gt"] >= least.get(name, 0) and entry.get("difficulty", 0) not in remove_difficulty
+            ]
             for name in groups
         }
         absent = [name for name in groups if groups[name] and not self.entries[name]]
         if absent:
-            warnings.warn(f"{path}: no object of {', '.join(absent)} with {min_points} points; none is pasted", stacklevel=2)
+            wanted = ", ".join(f"{name} with {least.get(name, 0)} points" for name in absent)
+            warnings.warn(f"{path}: no object of {wanted}; none is pasted", stacklevel=2)
 
     def transform(self, input_dict: dict[str, Any]) -> dict[str, Any]:
         """Adds to ``points``, ``gt_bboxes_3d`` and ``gt_labels_3d`` of one frame."""
@@ -88,10 +133,10 @@ class PasteObjects(ObjectSample):
         chosen = self._choose(boxes.numpy(), np.asarray(labels))
         if not chosen:
             return input_dict
-        pasted = np.stack([entry["box3d_lidar"] for entry in chosen]).astype(np.float32)
+        pasted = np.stack([self._box_of(entry, boxes.tensor.shape[1]) for entry in chosen])
         objects = [self._points_of(entry, points) for entry in chosen]
         input_dict["points"] = points.cat([*objects, self.remove_points_in_boxes(points, pasted)])
-        input_dict["gt_bboxes_3d"] = boxes.new_box(np.concatenate([boxes.numpy()[:, :7], pasted]))
+        input_dict["gt_bboxes_3d"] = boxes.new_box(np.concatenate([boxes.numpy(), pasted]))
         new = np.array([self.classes.index(entry["name"]) for entry in chosen], dtype=np.int64)
         input_dict["gt_labels_3d"] = np.concatenate([labels, new]).astype(np.int64)
         return input_dict
@@ -106,7 +151,7 @@ class PasteObjects(ObjectSample):
             drawn += [pool[index] for index in np.random.choice(len(pool), wanted, replace=False)] if wanted else []
         if not drawn:
             return []
-        candidates = torch.from_numpy(_bev(np.stack([entry["box3d_lidar"] for entry in drawn])))
+        candidates = torch.from_numpy(_bev(np.stack([entry["box3d_lidar"][:7] for entry in drawn])))
         scene = len(boxes)
         overlap = rotated_iou(candidates, torch.cat([torch.from_numpy(_bev(boxes)), candidates])) > _TOUCHING
         taken = np.arange(scene + len(drawn)) < scene
@@ -114,9 +159,17 @@ class PasteObjects(ObjectSample):
             taken[scene + k] = not (row & taken).any()
         return [entry for entry, kept in zip(drawn, taken[scene:], strict=True) if kept]
 
+    @staticmethod
+    def _box_of(entry: Mapping[str, Any], columns: int) -> np.ndarray:
+        box = np.asarray(entry["box3d_lidar"], dtype=np.float32)
+        if len(box) < columns:
+            raise DataError(f"{entry['path']}: a box of {len(box)} values, the frame's have {columns}; make the database with velocities")
+        return box[:columns]
+
     def _points_of(self, entry: Mapping[str, Any], like: BasePoints) -> BasePoints:
         cut = load_points(self.data_root / entry["path"], self.num_features)
-        cut[:, :3] += entry["box3d_lidar"][:3]
+        cut[:, :3] += np.asarray(entry["box3d_lidar"][:3], dtype=np.float32)
+        cut[:, self.tanh_columns] = np.tanh(cut[:, self.tanh_columns])
         if cut.shape[1] < like.tensor.shape[1]:
             raise DataError(f"{entry['path']}: {cut.shape[1]} features a point, the frame has {like.tensor.shape[1]}; set num_features")
         return like.new_point(cut[:, : like.tensor.shape[1]])

@@ -13,7 +13,7 @@ from visionrnn.errors import MissingPackageError
 if importlib.util.find_spec("mmengine") is None:
     raise MissingPackageError("mmengine is not installed; install it with: pip install 'visionrnn[mmdet3d]'")
 
-from visionrnn.integrations.mmengine import pretrained
+from visionrnn.integrations.mmengine import fade_hook, pretrained  # the hook registers itself
 from visionrnn.integrations.mmengine.runner import SafeRunner
 
-__all__ = ["SafeRunner", "pretrained"]
+__all__ = ["SafeRunner", "fade_hook", "pretrained"]
