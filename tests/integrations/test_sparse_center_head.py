@@ -132,21 +132,21 @@ def test_suppression_within_a_group_only_and_limits():
 
 def test_overfitting_finds_the_boxes():
     module = head({"momentum": 0.2}, score_thr=0.3)  # running statistics settle in few steps
-    given = voxels([60, 50])
+    given = voxels([150, 120])
     samples = [
         sample([[1.0, -1.0, -1.0, 4.0, 1.8, 1.5, 0.3], [-5.0, 2.0, -0.8, 0.8, 0.6, 1.7, 2.0]], [0, 2]),
         sample([[4.0, 1.0, -1.2, 4.4, 1.7, 1.4, -1.0]], [3]),
     ]
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     history = []
-    for _ in range(60):
+    for _ in range(40):
         losses = module.loss(given, samples)
         total = sum(losses.values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         history.append(total.item())
-    assert history[-1] < 0.1 * history[0]
+    assert history[-1] < 0.15 * history[0]
     assert all(parameter.grad is not None for parameter in module.parameters())
     for result, truth in zip(module.eval().predict(given, samples), samples, strict=True):
         for box, label in zip(truth.gt_instances_3d.bboxes_3d.gravity_center, truth.gt_instances_3d.labels_3d, strict=True):
