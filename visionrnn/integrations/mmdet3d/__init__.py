@@ -13,7 +13,7 @@ from visionrnn.errors import MissingPackageError
 from visionrnn.integrations import mmcv_ops
 from visionrnn.integrations.mmdet3d import sparse
 
-MODULES: tuple[str, ...] = ("baselines", "bev", "datasets", "heads", "lion", "metrics", "transforms")
+MODULES: tuple[str, ...] = ("baselines", "bev", "datasets", "heads", "lidar_metric", "lion", "metrics", "transforms")
 """The modules of this package that register classes with mmdet3d when they are imported."""
 
 
