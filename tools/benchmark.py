@@ -1,6 +1,7 @@
 """Checks back ends against the reference in float64, then prints their speed and memory, the machine's limits, and what others take.
 
 python tools/benchmark.py kernels [--op NAME ...] [--backend NAME ...] [--peers]
+python tools/benchmark.py lion [--operator NAME ...] [--threads 2] [--profile]      the whole backbone against a plain PyTorch port
 """
 
 import argparse
@@ -133,7 +134,7 @@ def row(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels"], nargs="?", default="kernels")
+    parser.add_argument("what", choices=["kernels", "lion"], nargs="?", default="kernels")
     parser.add_argument("--op", nargs="+", metavar="NAME", help=f"forms or families (default: all) of {', '.join(SAMPLES)}")
     parser.add_argument("--backend", nargs="+", metavar="NAME", default=["native", "chunkwise"], help="default: native chunkwise")
     parser.add_argument("--peers", action="store_true", help="also other packages' functions that can be imported, and plain PyTorch")
@@ -153,6 +154,10 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["lion"]:  # has options of its own
+        from benchmark_lion import main as lion
+
+        return lion(sys.argv[2:])
     args = parse()
     torch.set_float32_matmul_precision(args.precision)
     args.peak, args.bandwidth = multiply_add_peak(), copy_bandwidth()

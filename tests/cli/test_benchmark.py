@@ -29,3 +29,13 @@ def test_one_form_with_a_plain_pytorch_peer():
 def test_unknown_names_are_refused():
     assert "unknown --op ['galaxy']; choose from" in run("kernels", "--op", "galaxy").stderr
     assert "unknown --backend ['fast']" in run("kernels", "--backend", "fast").stderr
+
+
+def test_lion_against_its_port():
+    done = run("lion", "--operator", "mamba", "--voxels", "400", "--repeats", "1", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    totals = [line.split() for line in done.stdout.splitlines() if " MiB" in line]
+    assert [row[1] for row in totals] == ["exact", "duplicate", "port"]
+    assert all(float(row[2]) > 0 for row in totals)
+    assert "duplicate and port alike" in done.stdout
+    assert "invalid choice: 'galaxy'" in run("lion", "--operator", "galaxy").stderr
