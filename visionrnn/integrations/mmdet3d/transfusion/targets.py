@@ -1,0 +1,56 @@
+"""What the head should have said: heat map and, for each query, label and box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from visionrnn.integrations.mmdet3d.heads_common import aligned_iou_3d, draw_gaussians, gaussian_radius
+from visionrnn.integrations.mmdet3d.transfusion.assigner import HungarianAssigner
+from visionrnn.integrations.mmdet3d.transfusion.boxes import BoxCode
+
+
+class Targets(NamedTuple):
+    """Of a batch of B samples with P queries each, M of all of them with an object.
+
+    labels: int [B, P], K for background. rows: int [M], which of the B · P queries have an object. codes: [M, 10], NaN velocities where
+    they are unknown. overlaps: [M] 3D IoU of predicted box and object.
+    """
+
+    labels: Tensor
+    rows: Tensor
+    codes: Tensor
+    overlaps: Tensor
+
+
+def assign(
+    boxes: Tensor,
+    logits: Tensor,
+    objects: Sequence[tuple[Tensor, Tensor]],
+    code: BoxCode,
+    assigner: HungarianAssigner,
+    extent: tuple[float, float],
+) -> Targets:
+    """Targets of the queries: boxes [B, P, 9] and logits [B, P, K] predicted, ``objects`` (boxes [M, 7 or 9], labels [M]) per sample."""
+    boxes, logits = boxes.detach().float(), logits.detach().float()
+    number = boxes.shape[1]
+    labels = torch.full(boxes.shape[:2], logits.shape[-1], device=boxes.device)
+    rows, codes, overlaps = [], [], []
+    for sample, (truth, classes) in enumerate(objects):
+        found, meant = assigner(boxes[sample], logits[sample], truth, classes, extent)
+        labels[sample, found] = classes[meant]
+        rows.append(found + sample * number)
+        codes.append(code.encode(truth[meant]))
+        overlaps.append(aligned_iou_3d(boxes[sample, found], truth[meant]))
+    return Targets(labels, torch.cat(rows), torch.cat(codes), torch.cat(overlaps))
+
+
+def heat_map(truth: Tensor, labels: Tensor, code: BoxCode, shape: tuple[int, int, int], min_overlap: float, min_radius: int) -> Tensor:
+    """[K, Y, X] = ``shape`` with a Gaussian at each object's cell: boxes [M, 7 or more], labels [M]."""
+    centres = code.encode(truth)[:, :2].floor().long()
+    length, width = (truth[:, 3:5] / truth.new_tensor(code.cell)).unbind(1)
+    radii = gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
+    return draw_gaussians(centres, radii, labels, shape)
