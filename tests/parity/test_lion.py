@@ -173,11 +173,13 @@ def test_backbone(golden, dtype, close):
         assert torch.equal(voxels.coords, golden[f"ms/x_conv{i}/coords"]), i
         close(voxels.features, golden[f"ms/x_conv{i}/features"], bound, f"x_conv{i}")
     out.features.backward(golden["cot"].to(dtype))
-    close(features.grad, golden["grad_voxel_features"], bound, "grad_voxel_features")
-    norms = dict(zip(golden.arrays["param_names"].tolist(), golden["grad_l2"], strict=True))
-    norms = from_official(norms, gradients=True)
-    for name, parameter in model.named_parameters():
-        assert float(parameter.grad.double().norm()) == pytest.approx(float(norms[name]), rel=50 * bound), name
+    # in float32 the gradients of 68 mLSTM layers deviate more, a plain loop's as much as ours
+    close(features.grad, golden["grad_voxel_features"], 5e-4 if scan.operator["type"] == "xlstm" and not exact else bound, "grad")
+    gradients = as_official({name: parameter.grad for name, parameter in model.named_parameters()})
+    stored = dict(zip(golden.arrays["param_names"].tolist(), golden["grad_l2"].tolist(), strict=True))
+    assert gradients.keys() == stored.keys()
+    for name, gradient in gradients.items():
+        assert float(gradient.double().norm()) == pytest.approx(stored[name], rel=50 * bound), name
 
 
 def test_other_weights_are_refused_and_leave_the_model_alone():
@@ -189,14 +191,40 @@ def test_other_weights_are_refused_and_leave_the_model_alone():
     assert torch.equal(layer.weight, before)
 
 
-def test_official_key_list_of_the_kitti_model(goldens_folder):
-    """Every key of the official KITTI LION-Mamba's encoder and backbone has a place in ours, of the same shape, and none is left over."""
+@pytest.mark.parametrize("name", ["mamba", "rwkv", "xlstm", "ttt"])
+@pytest.mark.goldens("lion", "init_deterministic.npz")
+def test_starting_values(golden, name):
+    """Those that are not drawn: RetNet has none, and norms that start as torch's are not all stored."""
+    prefixes = {prefix for prefix in (key.split("/")[0] for key in golden.arrays.files) if prefix.startswith(name)}
+    assert prefixes
+    for prefix in prefixes:
+        place = Place(int(prefix.removeprefix("rwkv_layer")), golden.config["rwkv"]["n_layer"]) if name == "rwkv" else Place(0, 34)
+        found = as_official(build_block(name, golden.config[name]["d_model"], place).state_dict())
+        for key, stored in golden.group(prefix + "/").items():
+            assert torch.allclose(found[key], stored, rtol=1e-6, atol=2e-7), (prefix, key)
+
+
+def test_official_key_lists(goldens_folder):
+    """Every key of the official encoders and backbones has a place in ours, none is left over, shapes agree; the way back is exact."""
     path = goldens_folder / "lion" / "checkpoint_keys.json.gz"
     if not path.is_file():
         pytest.skip(f"no stored key lists in {path.parent}")
-    keys = json.loads(gzip.decompress(path.read_bytes()))["models"]["KITTI/mamba"]["keys"]
+    models, generator = json.loads(gzip.decompress(path.read_bytes()))["models"], torch.Generator().manual_seed(0)
     layout = (0, -40, -3, 70.4, 40, 1), (0.2, 0.2, 0.125)
-    for prefix, module in (("vfe.", DynamicVFE(4, [64, 64], *layout)), ("backbone_3d.", LION(64, "mamba"))):
-        official = {key[len(prefix) :]: torch.empty(shape) for key, shape in keys.items() if key.startswith(prefix)}
-        ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-        assert {key: tuple(value.shape) for key, value in from_official(official).items()} == ours
+    heads = {"retnet": {64: 2, 128: 4}}
+    for model in (name for name in models if name.split("/")[0] in ("KITTI", "nuScenes")):
+        keys, operator = models[model]["keys"], model.split("/")[1].lower()
+        dim = keys["backbone_3d.linear_1.decoder_norm.0.weight"][0]
+        config = {"type": operator, **({"num_heads": heads[operator][dim]} if operator in heads else {})}
+        points = keys["vfe.pfn_layers.0.linear.weight"][1] - 6
+        with torch.device("meta"):
+            modules = {"vfe.": DynamicVFE(points, [dim, dim], *layout), "backbone_3d.": LION(dim, config)}
+        for prefix, module in modules.items():
+            wanted = {key[len(prefix) :]: shape for key, shape in keys.items() if key.startswith(prefix)}
+            official = {key: torch.rand(shape, generator=generator) for key, shape in wanted.items()}
+            renamed = from_official(official)
+            ours = {key: value.shape for key, value in module.state_dict().items()}
+            assert {key: value.shape for key, value in renamed.items()} == ours, model
+            back = as_official(renamed)
+            assert back.keys() == official.keys(), model
+            assert all(torch.equal(back[key], value) for key, value in official.items()), model

@@ -46,8 +46,8 @@ class RWKVBlock(nn.Module):
         self.time_norm, self.channel_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.time_mix = TimeMix(dim, num_heads, place, key_norm, backend)
         self.channel_mix = ChannelMix(dim, hidden_rate * dim, place, key_norm, backend)
-        for name in ("time_scale", "channel_scale"):
-            self.register_parameter(name, None if init_values is None else nn.Parameter(torch.full((dim,), init_values)))
+        scales = (None if init_values is None else nn.Parameter(torch.full((dim,), init_values)) for _ in range(2))
+        self.time_scale, self.channel_scale = scales
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
@@ -99,10 +99,11 @@ class TimeMix(nn.Module):
         q, k, v, log_decay = (
             value.unflatten(-1, (self.num_heads, -1)) for value in (self.r_proj(r), self.k_proj(k), self.v_proj(v), log_decay)
         )
-        how: dict[str, Any] = dict(scale=1.0, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
-        o = gated_linear_attention(q, k, v, log_decay, bonus=self.bonus, **how)
-        o = o + gated_linear_attention(q, k, v, log_decay, bonus=torch.zeros_like(self.bonus), reverse=True, **how)
-        o = o.flatten(2) if self.key_norm is None else self.key_norm(o.flatten(2))
+        how: dict[str, Any] = dict(scale=1.0, return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
+        ahead, _ = gated_linear_attention(q, k, v, log_decay, bonus=self.bonus, **how)
+        back, _ = gated_linear_attention(q, k, v, log_decay, bonus=torch.zeros_like(self.bonus), reverse=True, **how)
+        o = (ahead + back).flatten(2)
+        o = o if self.key_norm is None else self.key_norm(o)
         return self.out_proj(self.norm(o) * F.silu(self.gate_proj(g)))
 
     def _mixed(self, x: Tensor, change: Tensor) -> tuple[Tensor, ...]:
@@ -139,4 +140,5 @@ class ChannelMix(nn.Module):
 def step_change(x: Tensor, cu_seqlens: Tensor | None, backend: str) -> Tensor:
     """x_{t-1} - x_t of every sequence, with zeros before its first step. [B, T, C] → [B, T, C]."""
     taps = torch.tensor([[-1.0], [1.0]], dtype=x.dtype, device=x.device).expand(2, x.shape[-1])
-    return causal_conv(x, taps, cu_seqlens=cu_seqlens, backend=backend)
+    change, _ = causal_conv(x, taps, return_final_state=True, cu_seqlens=cu_seqlens, backend=backend)
+    return change
