@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from visionrnn.errors import CheckpointError
-from visionrnn.official import FAMILIES, Table, to_official, to_ours
+from visionrnn.official import FAMILIES, Family, to_official, to_ours
 
 FOREIGN = "foreign_types"
 """Key of a checkpoint read by ``read_checkpoint`` whose file held pickled objects: the names of their types."""
@@ -137,14 +137,21 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def from_official(state: Mapping[str, Tensor], family: str = "lion", gradients: bool = False) -> dict[str, Tensor]:
     """State dict with our names and shapes from one with published ones (or from the gradients of one).
 
+    Counters that only published files have (``global_step``) are left out. Raises KeyError for an unknown family, ValueError when a
+    tensor of ours lacks one of its published parts.
+    """
+    known = _family(family)
+    return to_ours({key: value for key, value in state.items() if key not in known.counters}, known.table(state), gradients)
+
+
+def as_official(state: Mapping[str, Tensor], family: str = "lion", step: int | None = None) -> dict[str, Tensor]:
+    """The way back: a state dict with published names and shapes from ours; with ``step``, with the published counters set to it.
+
     Raises KeyError for an unknown family.
     """
-    return to_ours(state, _names(family), gradients)
-
-
-def as_official(state: Mapping[str, Tensor], family: str = "lion") -> dict[str, Tensor]:
-    """The way back: a state dict with published names and shapes from ours. Raises KeyError for an unknown family."""
-    return to_official(state, _names(family))
+    known = _family(family)
+    counters = {} if step is None else {name: torch.full(shape, step, dtype=torch.int64) for name, shape in known.counters.items()}
+    return {**counters, **to_official(state, known.table(state))}
 
 
 def load_official(model: nn.Module, state: Mapping[str, Tensor], family: str = "lion") -> None:
@@ -154,7 +161,7 @@ def load_official(model: nn.Module, state: Mapping[str, Tensor], family: str = "
     model.load_state_dict(renamed, strict=False)
 
 
-def _names(family: str) -> Table:
+def _family(family: str) -> Family:
     if family not in FAMILIES:
         raise KeyError(f"unknown family {family!r}; expected one of {sorted(FAMILIES)}")
     return FAMILIES[family]

@@ -16,15 +16,16 @@ class Rule:
     """A published name and ours, as templates with the same wildcards in the same order.
 
     ``*`` stands for one part between dots, a closing ``**`` for all further parts, which ``table`` translates (without one they stay).
-    What differs in the value: ``unit_axes``, axes of size one that only the published tensor has; ``offset``, what is to be added to
-    the published tensor; ``part`` (i, n), it is the i-th of n tensors which ours holds one after the other along the first axis, or
-    along a new first axis with ``stacked``.
+    What differs in the value: ``unit_axes``, axes of size one that only the published tensor has; ``own_axes``, such axes that only ours
+    has; ``offset``, what is to be added to the published tensor; ``part`` (i, n), it is the i-th of n tensors which ours holds one after
+    the other along the first axis, or along a new first axis with ``stacked``.
     """
 
     official: str
     ours: str
     table: Table = ()
     unit_axes: tuple[int, ...] = ()
+    own_axes: tuple[int, ...] = ()
     offset: float = 0.0
     part: tuple[int, int] | None = None
     stacked: bool = False
@@ -44,7 +45,7 @@ def to_ours(state: Mapping[str, Tensor], table: Table, gradients: bool = False) 
     for key, value in state.items():
         name, rule = _translate(key, table, "official", "ours")
         if rule is not None:
-            value = value.squeeze(rule.unit_axes) if rule.unit_axes else value
+            value = _moved(value, rule.unit_axes, rule.own_axes)
             value = value + rule.offset if rule.offset and not gradients else value
             if rule.part is not None:
                 parts.setdefault(name, {})[rule.part[0]] = value
@@ -75,10 +76,17 @@ def to_official(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
         for piece_name, (piece, piece_rule) in pieces.items():
             if piece_rule is not None:
                 piece = piece - piece_rule.offset if piece_rule.offset else piece
-                for axis in sorted(piece_rule.unit_axes):
-                    piece = piece.unsqueeze(axis)
+                piece = _moved(piece, piece_rule.own_axes, piece_rule.unit_axes)
             translated[piece_name] = piece
     return translated
+
+
+def _moved(value: Tensor, gone: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+    """``value`` without its axes ``gone``, of size one, and with such axes where ``new`` says."""
+    value = value.squeeze(gone) if gone else value
+    for axis in sorted(new):
+        value = value.unsqueeze(axis)
+    return value
 
 
 def _translate(key: str, table: Table, source: str, target: str, part: int = 0) -> tuple[str, Rule | None]:

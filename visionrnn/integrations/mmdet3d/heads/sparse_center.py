@@ -50,7 +50,7 @@ class SparseBranch(nn.Module):
 class LIONSparseCenterHead(nn.Module):
     """Sparse centre head of LION on Argoverse 2 (from SAFDNet, Zhang et al. 2024): heat map and boxes on occupied cells only.
 
-    in_channels: width C of the voxels. groups: lists of labels, each with branches of its own; every label 0 … K − 1 once, any order.
+    in_channels: width C of the voxels. groups: lists of labels, each with a head of its own; every label 0 … K − 1 once, any order.
     point_cloud_range (x, y, z minima, then maxima) and voxel_size (x, y, …) in metres tell where cells lie. loc_weight and code_weights
     (x, y, z, l, w, h, cos yaw, sin yaw) weigh the L1 loss of the boxes. norm: options of BatchNorm.
     train_cfg: ``gaussian_overlap``, ``min_radius`` (cells). test_cfg: ``candidates`` best cells of a group and frame, of those the ones
@@ -85,11 +85,11 @@ class LIONSparseCenterHead(nn.Module):
         self.train_cfg = _filled(train_cfg, TRAINING, "train_cfg")
         self.test_cfg = _filled(test_cfg, TESTING, "test_cfg")
         options = {"eps": 1e-3, "momentum": 0.01, **(norm or {})}
-        self.branches = nn.ModuleList()
+        self.heads = nn.ModuleList()
         for group in self.groups:
             parts = {name: SparseBranch(in_channels, width, options) for name, width in CODES.items()}
             parts["heatmap"] = SparseBranch(in_channels, len(group), options, bias=-2.19)  # scores start at 0.1
-            self.branches.append(nn.ModuleDict(parts))
+            self.heads.append(nn.ModuleDict(parts))
 
     def forward(self, voxels: Voxels) -> list[dict[str, Tensor]]:
         """For each group: center [N, 2], center_z [N, 1], dim [N, 3], rot [N, 2], heatmap [N, labels of the group], all logits or codes.
@@ -100,7 +100,7 @@ class LIONSparseCenterHead(nn.Module):
         if tuple(voxels.spatial_shape) != expected:
             raise ValueError(f"voxels have spatial_shape {tuple(voxels.spatial_shape)}; point_cloud_range and voxel_size give {expected}")
         x = SparseConvTensor(voxels.features, voxels.coords, voxels.spatial_shape, voxels.batch_size, voxels.cache)
-        return [{name: branch(x) for name, branch in branches.items()} for branches in self.branches]  # type: ignore[operator]
+        return [{name: branch(x) for name, branch in head.items()} for head in self.heads]  # type: ignore[operator]
 
     # ---- training
 
