@@ -12,13 +12,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from visionrnn.integrations.mmdet3d.heads_common import focal_heatmap_loss, local_maxima, within
+from visionrnn.integrations.mmdet3d.heads_common.counts import share_of_count
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 from visionrnn.integrations.mmdet3d.transfusion.assigner import HungarianAssigner
-from visionrnn.integrations.mmdet3d.transfusion.boxes import CODES, BoxCode, map_size
+from visionrnn.integrations.mmdet3d.transfusion.boxes import CODES, BoxCode
 from visionrnn.integrations.mmdet3d.transfusion.decoder import DecoderLayer
 from visionrnn.integrations.mmdet3d.transfusion.layers import PRIOR, Branches, ConvNorm, RowsAreX, one_hot
 from visionrnn.integrations.mmdet3d.transfusion.selection import rectify, suppress
 from visionrnn.integrations.mmdet3d.transfusion.targets import assign, heat_map
-from visionrnn.integrations.mmengine.distributed import mean_over_ranks
 
 TRAINING: Mapping[str, Any] = {
     "gaussian_overlap": 0.1,
@@ -60,8 +61,8 @@ class Proposals(NamedTuple):
 class LIONTransFusionHead(BaseModule):
     """TransFusion head (Bai et al. 2022) with attention to the cells round each query and with an IoU branch, as LION trains on nuScenes.
 
-    in_channels: width of the neck's map. num_classes: K. point_cloud_range (x, y, z minima, then maxima) and voxel_size (x, y, …) in
-    metres, map_stride: voxels per cell of the map. num_proposals: queries per sample. point_classes: labels of objects no larger than
+    in_channels: width of the neck's map. num_classes: K. grid: options of Grid (point_cloud_range, voxel_size, stride), which tell where
+    the map's cells lie. num_proposals: queries per sample. point_classes: labels of objects no larger than
     a cell; every cell of theirs may become a query, of the others only those which are the largest of the 3 × 3 round them. decoder:
     options of DecoderLayer (channels, num_heads, ffn_channels, radius, wrap_borders).
 
@@ -75,16 +76,14 @@ class LIONTransFusionHead(BaseModule):
     NMS with ``nms_thr``, ``nms_pre`` in, ``nms_post`` out, within each class of ``nms_classes`` only. What is not given is LION's.
 
     Unlike the published head, the dense heat map starts from scores of 0.1, not 0.5, and the IoU branch learns the IoU of the boxes
-    themselves, not of boxes moved up by half their height. Raises ValueError: unknown options, a range that is no whole number of cells.
+    themselves, not of boxes moved up by half their height. Raises ValueError: unknown options, classes that are not there.
     """
 
     def __init__(
         self,
         in_channels: int,
         num_classes: int,
-        point_cloud_range: Sequence[float],
-        voxel_size: Sequence[float],
-        map_stride: int = 2,
+        grid: Mapping[str, Any],
         num_proposals: int = 200,
         point_classes: Sequence[int] = (8, 9),
         decoder: Mapping[str, Any] | None = None,
@@ -97,8 +96,8 @@ class LIONTransFusionHead(BaseModule):
             if not set(labels) <= set(range(num_classes)):
                 raise ValueError(f"{name}={tuple(labels)}: expected labels 0 … {num_classes - 1}")
         self.num_classes, self.num_proposals, self.point_classes = num_classes, num_proposals, tuple(point_classes)
-        self.code = BoxCode(tuple(point_cloud_range[:2]), (voxel_size[0] * map_stride, voxel_size[1] * map_stride))  # type: ignore[arg-type]
-        self.size = map_size(point_cloud_range, self.code.cell)
+        self.grid = Grid(**grid)
+        self.code = BoxCode(self.grid)
         self.assigner = HungarianAssigner(**self.train_cfg["assigner"])
         losses = (MODELS.build(dict(self.train_cfg[name])) for name in ("loss_cls", "loss_bbox", "loss_iou"))
         self.loss_cls, self.loss_bbox, self.loss_iou = losses
@@ -114,18 +113,17 @@ class LIONTransFusionHead(BaseModule):
 
     def forward(self, feats: Sequence[Tensor]) -> Proposals:
         """``feats``: the neck's maps, the first of which, [B, in_channels, Y, X], is used. Raises ValueError for a map of another size."""
-        if tuple(feats[0].shape[-2:]) != self.size[::-1]:
-            raise ValueError(f"map of {list(feats[0].shape[-2:])} cells (y, x); point_cloud_range gives {list(self.size[::-1])}")
+        self.grid.check(feats[0].shape)
         features = self.shared_conv(feats[0])
         heat = self.heatmap_head(features)
         labels, places, peaks = self._best(heat.detach().float().sigmoid())
-        cells = torch.stack([places % self.size[0], places // self.size[0]], -1)  # [B, P, 2] as x, y
+        cells = torch.stack([places % self.grid.shape[1], places // self.grid.shape[1]], -1)  # [B, P, 2] as x, y
 
         tokens = features.flatten(2).transpose(1, 2).contiguous()  # [B, Y · X, C]
         first = torch.arange(len(tokens), device=places.device)[:, None] * tokens.shape[1]
         queries = tokens.flatten(0, 1).index_select(0, (places + first).flatten()).view(*places.shape, -1)
         classes = self.class_encoding(one_hot(labels, self.num_classes, queries.dtype).transpose(1, 2)).transpose(1, 2)
-        found = self.prediction_head(self.decoder(queries + classes, cells, tokens, self.size))
+        found = self.prediction_head(self.decoder(queries + classes, cells, tokens, self.grid.shape))
         found["center"] = found["center"] + (cells + 0.5)
         codes = torch.cat([found[name] for name in CODES], -1)
         return Proposals(heat, labels, peaks, found["heatmap"], codes, found["iou"].squeeze(-1))
@@ -151,14 +149,12 @@ class LIONTransFusionHead(BaseModule):
         Numbers of peaks and objects are means over the processes. Velocities that are NaN are left out; so are boxes of no size.
         """
         objects = [_objects(sample.gt_instances_3d, found.codes.device) for sample in batch_data_samples]
-        extent = (self.size[0] * self.code.cell[0], self.size[1] * self.code.cell[1])
         logits, codes, overlaps = (part.float() for part in (found.logits, found.codes, found.overlaps))
-        targets = assign(self.code.decode(codes), logits, objects, self.code, self.assigner, extent)
-        shape = (self.num_classes, self.size[1], self.size[0])
+        targets = assign(self.code.decode(codes), logits, objects, self.code, self.assigner)
+        shape = (self.num_classes, *self.grid.shape)
         spread = self.train_cfg["gaussian_overlap"], self.train_cfg["min_radius"]
         heat, peaks = focal_heatmap_loss(found.heat, torch.stack([heat_map(*truth, self.code, shape, *spread) for truth in objects]))
-        peaks_number = max(1.0, mean_over_ranks(float(peaks), heat.device))
-        number = max(1.0, mean_over_ranks(float(len(targets.rows)), heat.device))
+        peaks_number, number = (share_of_count(int(count), heat.device) for count in (peaks, len(targets.rows)))
 
         known = targets.codes.isfinite()
         weights = known * codes.new_tensor(self.train_cfg["code_weights"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ class HungarianAssigner:
     alpha: float = 0.25
     gamma: float = 2.0
 
-    def cost(self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: tuple[float, float]) -> Tensor:
+    def cost(self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: Sequence[float]) -> Tensor:
         """[P, M] for predictions boxes [P, 7 or more], logits [P, K] and objects targets [M, 7 or more], labels [M]; extent: x, y in m."""
         chosen = logits.index_select(1, labels)
         score = chosen.sigmoid()
@@ -41,7 +42,7 @@ class HungarianAssigner:
 
     @torch.no_grad()
     def __call__(
-        self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: tuple[float, float]
+        self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         """Indices int64 [min(P, M)] of the queries and of the objects they answer for, on the device of ``boxes``."""
         cost = self.cost(boxes.float(), logits.float(), targets.float(), labels, extent)

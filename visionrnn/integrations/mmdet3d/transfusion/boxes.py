@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 
 CODES: Mapping[str, int] = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 """Branches that describe a box and their widths, in the order of a code's 10 numbers."""
@@ -17,15 +19,14 @@ class BoxCode:
     """Boxes [..., 9] (x, y, z of the geometric centre, l, w, h, yaw, vx, vy; LiDAR frame, m, rad, m/s) as codes [..., 10].
 
     A code is x and y in cells from the corner of the map; z of the box's TOP face in metres; log l, log w, log h; sin yaw, cos yaw;
-    vx, vy. Released weights of LION mean exactly these. ``origin``: x, y of the map's corner; ``cell``: its sides in x and y, metres.
+    vx, vy. Released weights of LION mean exactly these.
     """
 
-    origin: tuple[float, float]
-    cell: tuple[float, float]
+    grid: Grid
 
     def encode(self, boxes: Tensor) -> Tensor:
         """Boxes [..., 7 or 9] with positive sizes; boxes without velocity get NaN there."""
-        centres = (boxes[..., :2] - boxes.new_tensor(self.origin)) / boxes.new_tensor(self.cell)
+        centres = self.grid.cells(boxes[..., :2])
         top = boxes[..., 2:3] + boxes[..., 5:6] / 2
         yaw = boxes[..., 6:7]
         velocity = boxes[..., 7:9] if boxes.shape[-1] == 9 else torch.full_like(centres, torch.nan)
@@ -35,14 +36,5 @@ class BoxCode:
         """The way back; yaw comes out in −π … π."""
         centre, top, log_size, rotation, velocity = codes.split(tuple(CODES.values()), -1)
         size = log_size.exp()
-        xy = centre * codes.new_tensor(self.cell) + codes.new_tensor(self.origin)
         yaw = torch.atan2(rotation[..., :1], rotation[..., 1:])
-        return torch.cat([xy, top - size[..., 2:] / 2, size, yaw, velocity], -1)
-
-
-def map_size(point_cloud_range: Sequence[float], cell: Sequence[float]) -> tuple[int, int]:
-    """Cells of the map in x and y. Raises ValueError when the range is no whole number of cells."""
-    sides = [(point_cloud_range[axis + 3] - point_cloud_range[axis]) / cell[axis] for axis in (0, 1)]
-    if any(abs(side - round(side)) > 1e-3 or side < 1 for side in sides):
-        raise ValueError(f"point_cloud_range={list(point_cloud_range)} is {sides} cells of {list(cell)} m; expected whole numbers of cells")
-    return round(sides[0]), round(sides[1])
+        return torch.cat([self.grid.metres(centre), top - size[..., 2:] / 2, size, yaw, velocity], -1)

@@ -7,21 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def window_bias(cells: Tensor, size: tuple[int, int], radius: int, wrap_borders: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+def window_bias(cells: Tensor, shape: tuple[int, int], radius: int, wrap_borders: bool, dtype: torch.dtype = torch.float32) -> Tensor:
     """What to add to attention scores so that only cells near the query count: 0 within ``radius`` cells in x and in y, −∞ elsewhere.
 
-    cells: int [B, P, 2], the queries' own cells (x, y), on the map; size: the map's (X, Y). Returns [B, P, Y · X], cell = y · X + x.
+    cells: int [B, P, 2], the queries' own cells (x, y), on the map; shape: the map's (Y, X). Returns [B, P, Y · X], cell = y · X + x.
 
     With ``wrap_borders`` a window that leaves the map in y goes on at the opposite border, one cell further in x, as it happens when
     neighbours are added to the index x · Y + y: the published head does so, hence its released weights expect it. (On maps narrower
     in y than the window it would see some cells twice; here they count once.)
     """
     own = cells.unbind(-1)
-    axes = [torch.arange(length, device=cells.device) for length in size]
+    y_axis, x_axis = (torch.arange(length, device=cells.device) for length in shape)
 
     def window(shift: int) -> Tensor:
-        x = axes[0] - own[0][..., None] - shift
-        y = axes[1] - own[1][..., None] + shift * size[1]
+        x = x_axis - own[0][..., None] - shift
+        y = y_axis - own[1][..., None] + shift * shape[0]
         along_x, along_y = (torch.zeros(d.shape, dtype=dtype, device=d.device).masked_fill(d.abs() > radius, -torch.inf) for d in (x, y))
         return along_y[..., :, None] + along_x[..., None, :]
 
@@ -70,11 +70,11 @@ class DecoderLayer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, queries: Tensor, cells: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """queries [B, P, C] at ``cells`` int [B, P, 2] (x, y) of the map ``tokens`` [B, Y · X, C], size (X, Y) → queries [B, P, C]."""
+    def forward(self, queries: Tensor, cells: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+        """queries [B, P, C] at ``cells`` int [B, P, 2] (x, y) of the map ``tokens`` [B, Y · X, C], shape (Y, X) → queries [B, P, C]."""
         position = self.self_posembed(cells.to(queries.dtype) + 0.5)
         queries = self.norm1(queries + self._alone(queries + position))
-        queries = self.norm2(queries + self._around(queries + position, cells, tokens, size))
+        queries = self.norm2(queries + self._around(queries + position, cells, tokens, shape))
         return self.norm3(queries + self.linear2(self.linear1(queries).relu()))
 
     def _alone(self, queries: Tensor) -> Tensor:
@@ -82,16 +82,16 @@ class DecoderLayer(nn.Module):
         value = F.linear(queries, self.self_attn.in_proj_weight[2 * width :], self.self_attn.in_proj_bias[2 * width :])
         return self.self_attn.out_proj(value)
 
-    def _around(self, queries: Tensor, cells: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def _around(self, queries: Tensor, cells: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
         width = queries.shape[-1]
         weight, bias = self.multihead_attn.in_proj_weight, self.multihead_attn.in_proj_bias
-        x, y = (torch.arange(length, device=tokens.device, dtype=tokens.dtype) + 0.5 for length in size)
-        positions = torch.stack([x.repeat(size[1]), y.repeat_interleave(size[0])], -1)  # [Y · X, 2]
+        y, x = (torch.arange(length, device=tokens.device, dtype=tokens.dtype) + 0.5 for length in shape)
+        positions = torch.stack([x.repeat(shape[0]), y.repeat_interleave(shape[1])], -1)  # [Y · X, 2]
         of_position = F.linear(self.cross_posembed(positions), weight[width:], bias[width:])  # the same for all samples
         both = F.linear(tokens, weight[width:]) + of_position  # [B, Y · X, 2 C]
         asked = F.linear(queries, weight[:width], bias[:width])
         query, key, value = (self._heads(part) for part in (asked, *both.chunk(2, -1)))
-        bias_map = window_bias(cells, size, self.radius, self.wrap_borders, query.dtype)
+        bias_map = window_bias(cells, shape, self.radius, self.wrap_borders, query.dtype)
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_map[:, None])
         return self.multihead_attn.out_proj(seen.transpose(1, 2).flatten(2))
 

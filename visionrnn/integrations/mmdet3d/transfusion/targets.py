@@ -32,11 +32,11 @@ def assign(
     objects: Sequence[tuple[Tensor, Tensor]],
     code: BoxCode,
     assigner: HungarianAssigner,
-    extent: tuple[float, float],
 ) -> Targets:
     """Targets of the queries: boxes [B, P, 9] and logits [B, P, K] predicted, ``objects`` (boxes [M, 7 or 9], labels [M]) per sample."""
     boxes, logits = boxes.detach().float(), logits.detach().float()
     number = boxes.shape[1]
+    extent = [cells * side for cells, side in zip(code.grid.shape[::-1], code.grid.cell, strict=True)]
     labels = torch.full(boxes.shape[:2], logits.shape[-1], device=boxes.device)
     rows, codes, overlaps = [], [], []
     for sample, (truth, classes) in enumerate(objects):
@@ -51,6 +51,6 @@ def assign(
 def heat_map(truth: Tensor, labels: Tensor, code: BoxCode, shape: tuple[int, int, int], min_overlap: float, min_radius: int) -> Tensor:
     """[K, Y, X] = ``shape`` with a Gaussian at each object's cell: boxes [M, 7 or more], labels [M]."""
     centres = code.encode(truth)[:, :2].floor().long()
-    length, width = (truth[:, 3:5] / truth.new_tensor(code.cell)).unbind(1)
+    length, width = (truth[:, 3:5] / truth.new_tensor(code.grid.cell)).unbind(1)
     radii = gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
     return draw_gaussians(centres, radii, labels, shape)
