@@ -10,20 +10,22 @@ pytest.importorskip("mmdet3d")
 
 from visionrnn.integrations.mmdet3d import register_all
 from visionrnn.integrations.mmdet3d.heads.sparse_center import LIONSparseCenterHead
-from visionrnn.integrations.mmdet3d.sparse_center_targets import CellGrid, batch_targets, cell_targets
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
+from visionrnn.integrations.mmdet3d.sparse_center_targets import batch_targets, cell_targets, decode, encode, places
 from visionrnn.serialization import Voxels
 
 register_all()
 from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402  (importable only now)
 
-RANGE, VOXEL = (-8.0, -4.0, -3.0, 8.0, 4.0, 1.0), (0.5, 0.5, 4.0)  # 32 × 16 cells
+RANGE = (-8.0, -4.0, -3.0, 8.0, 4.0, 1.0)
+PLACE = {"point_cloud_range": RANGE, "voxel_size": (0.5, 0.5, 4.0)}  # 32 × 16 cells
 GROUPS = [[2], [0, 3], [1]]  # neither in order nor contiguous
-GRID = CellGrid.of(RANGE, VOXEL)
+GRID = Grid(**PLACE)
 
 
 def head(norm: dict | None = None, **options) -> LIONSparseCenterHead:
     torch.manual_seed(0)
-    return LIONSparseCenterHead(8, GROUPS, RANGE, VOXEL, norm=norm, test_cfg={"limit": RANGE, **options})
+    return LIONSparseCenterHead(8, GROUPS, PLACE, norm=norm, test_cfg={"limit": RANGE, **options})
 
 
 def voxels(counts: list[int], seed: int = 0) -> Voxels:
@@ -43,10 +45,9 @@ def sample(boxes: list[list[float]], labels: list[int]) -> SimpleNamespace:
     return SimpleNamespace(gt_instances_3d=SimpleNamespace(bboxes_3d=tensor, labels_3d=torch.tensor(labels, dtype=torch.long)))
 
 
-def test_grid():
-    assert GRID.size == (32, 16)
+def test_places_in_cells():
     boxes = torch.tensor([[0.3, 1.0, -1.0, 4.0, 2.0, 1.5, 0.5], [99.0, -99.0, 0.0, 1.0, 1.0, 1.0, 0.0]])
-    assert torch.allclose(GRID.places(boxes), torch.tensor([[16.6, 10.0], [31.5, 0.0]]))
+    assert torch.allclose(places(boxes, GRID), torch.tensor([[16.6, 10.0], [31.5, 0.0]]))
 
 
 def test_heat_map_by_hand():
@@ -88,7 +89,7 @@ def test_codes_come_back_and_labels_stay():
     found = batch_targets(GRID, cells, [1, 0, 3], [boxes, boxes, boxes], [labels] * 3, 4)
     assert torch.equal(labels, before[0]) and torch.equal(boxes, before[1])
     assert found.rows.tolist() == [0, 0, 3, 2] and found.labels.tolist() == [2, 0, 2, 0]  # the sample without cells teaches nothing
-    assert torch.allclose(GRID.decode(found.codes, cells[found.rows]), torch.cat([boxes, boxes]), atol=1e-5)
+    assert torch.allclose(decode(found.codes, cells[found.rows], GRID), torch.cat([boxes, boxes]), atol=1e-5)
     assert torch.allclose(found.codes[0], torch.tensor([0.6, 0.0, -1.0, math.log(4), math.log(2), math.log(1.5), math.cos(3), math.sin(3)]))
 
 
@@ -106,7 +107,7 @@ def test_planted_boxes_are_found_with_their_labels():
     heat = torch.full((70, 4), -9.0)
     cells = given.coords[:, [3, 2]]
     for row, box, label in zip((7, 50), boxes, labels, strict=True):
-        codes[row] = GRID.encode(box[None], cells[row : row + 1])
+        codes[row] = encode(box[None], cells[row : row + 1], GRID)
         heat[row, label] = 3.0
     parts = dict(zip(("center", "center_z", "dim", "rot"), codes.split([2, 1, 3, 2], dim=1), strict=True))
     results = module.predict_by_feat([{**parts, "heatmap": heat[:, group]} for group in GROUPS], given)
@@ -181,9 +182,9 @@ def test_samples_do_not_disturb_each_other():
 
 def test_wrong_options_and_grids():
     with pytest.raises(ValueError, match="each label 0"):
-        LIONSparseCenterHead(8, [[0], [0, 1]], RANGE, VOXEL)
+        LIONSparseCenterHead(8, [[0], [0, 1]], PLACE)
     with pytest.raises(ValueError, match="code_weights"):
-        LIONSparseCenterHead(8, GROUPS, RANGE, VOXEL, code_weights=[1.0] * 10)
+        LIONSparseCenterHead(8, GROUPS, PLACE, code_weights=[1.0] * 10)
     with pytest.raises(ValueError, match=r"test_cfg: unknown options \['nms'\]"):
         head(nms=0.1)
     wrong = Voxels.from_coords(torch.zeros(1, 8), torch.zeros(1, 4, dtype=torch.long), (2, 16, 32), 1)

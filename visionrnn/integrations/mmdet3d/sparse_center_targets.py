@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visionrnn.integrations.mmdet3d.heads_common import gaussian_radius
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
+from visionrnn.integrations.mmdet3d.heads_common.heatmap import gaussian_radius
 
 CODES = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
 """Branches of the regression and their widths, in the order of the codes."""
@@ -20,41 +21,23 @@ CODES = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
 OBJECTS_AT_ONCE = 64  # bounds the distance table: 64 objects × 100 000 cells are 26 MB
 
 
-@dataclass(frozen=True)
-class CellGrid:
-    """Bird's-eye grid: x, y of its lowest corner and size of a cell in metres, number of cells (x, y)."""
+def places(boxes: Tensor, grid: Grid) -> Tensor:
+    """Centres [M, 2] of boxes in cells (x, y), those beside the grid moved to its border."""
+    height, width = grid.shape
+    cells = grid.cells(boxes[:, :2]).clamp(min=0)
+    return torch.minimum(cells, cells.new_tensor([width, height]) - 0.5)
 
-    origin: tuple[float, float]
-    cell: tuple[float, float]
-    size: tuple[int, int]
 
-    @classmethod
-    def of(cls, point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> CellGrid:
-        """The grid of a range (x, y, z minima, then maxima) and voxel size (x, y, …) in metres."""
-        size = [round((point_cloud_range[i + 3] - point_cloud_range[i]) / voxel_size[i]) for i in range(2)]
-        return cls((point_cloud_range[0], point_cloud_range[1]), (voxel_size[0], voxel_size[1]), (size[0], size[1]))
+def encode(boxes: Tensor, cells: Tensor, grid: Grid) -> Tensor:
+    """Codes [M, 8] of boxes [M, 7] as seen from cells [M, 2]."""
+    yaw = boxes[:, 6:7]
+    return torch.cat([places(boxes, grid) - cells, boxes[:, 2:3], boxes[:, 3:6].log(), yaw.cos(), yaw.sin()], dim=1)
 
-    def places(self, boxes: Tensor) -> Tensor:
-        """Centres [M, 2] of boxes in cells (x, y), those beside the grid moved to its border."""
-        places = (boxes[:, :2] - boxes.new_tensor(self.origin)) / boxes.new_tensor(self.cell)
-        return torch.minimum(places.clamp(min=0), places.new_tensor(self.size) - 0.5)
 
-    def radii(self, boxes: Tensor, min_overlap: float, min_radius: int) -> Tensor:
-        """Widths [M] of the boxes' peaks in whole cells."""
-        length, width = (boxes[:, 3:5] / boxes.new_tensor(self.cell)).unbind(1)
-        return gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
-
-    def encode(self, boxes: Tensor, cells: Tensor) -> Tensor:
-        """Codes [M, 8] of boxes [M, 7] as seen from cells [M, 2]."""
-        offset = self.places(boxes) - cells
-        yaw = boxes[:, 6:7]
-        return torch.cat([offset, boxes[:, 2:3], boxes[:, 3:6].log(), yaw.cos(), yaw.sin()], dim=1)
-
-    def decode(self, codes: Tensor, cells: Tensor) -> Tensor:
-        """Boxes [M, 7] from codes [M, 8] at cells [M, 2]; the inverse of :meth:`encode` for centres on the grid."""
-        centre = (cells + codes[:, :2]) * codes.new_tensor(self.cell) + codes.new_tensor(self.origin)
-        yaw = torch.atan2(codes[:, 7:8], codes[:, 6:7])
-        return torch.cat([centre, codes[:, 2:3], codes[:, 3:6].exp(), yaw], dim=1)
+def decode(codes: Tensor, cells: Tensor, grid: Grid) -> Tensor:
+    """Boxes [M, 7] from codes [M, 8] at cells [M, 2]; the inverse of :func:`encode` for centres on the grid."""
+    yaw = torch.atan2(codes[:, 7:8], codes[:, 6:7])
+    return torch.cat([grid.metres(cells + codes[:, :2]), codes[:, 2:3], codes[:, 3:6].exp(), yaw], dim=1)
 
 
 def cell_targets(cells: Tensor, centres: Tensor, radii: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +74,7 @@ class CellTargets:
 
 
 def batch_targets(
-    grid: CellGrid,
+    grid: Grid,
     cells: Tensor,
     counts: Sequence[int],
     boxes: Sequence[Tensor],
@@ -110,11 +93,12 @@ def batch_targets(
         if not len(sample_cells):
             usable = torch.zeros_like(usable)
         chosen, chosen_labels = sample_boxes[usable].float(), sample_labels[usable].long()
-        radii = grid.radii(chosen, min_overlap, min_radius)
-        heat, nearest = cell_targets(sample_cells, grid.places(chosen).int(), radii, chosen_labels, num_classes)
+        length, width = (chosen[:, 3:5] / chosen.new_tensor(grid.cell)).unbind(1)
+        radii = gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
+        heat, nearest = cell_targets(sample_cells, places(chosen, grid).int(), radii, chosen_labels, num_classes)
         heats.append(heat)
         rows.append(nearest + first)
-        codes.append(grid.encode(chosen, sample_cells[nearest]))
+        codes.append(encode(chosen, sample_cells[nearest], grid))
         kept_labels.append(chosen_labels)
         first += len(sample_cells)
     return CellTargets(torch.cat(heats), torch.cat(rows), torch.cat(codes), torch.cat(kept_labels))

@@ -12,8 +12,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from visionrnn.integrations.mmdet3d.heads_common import focal_heatmap_loss, nms_3d, within
-from visionrnn.integrations.mmdet3d.sparse_center_targets import CODES, CellGrid, batch_targets
-from visionrnn.integrations.mmengine.distributed import mean_over_ranks
+from visionrnn.integrations.mmdet3d.heads_common.counts import share_of_count
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
+from visionrnn.integrations.mmdet3d.sparse_center_targets import CODES, batch_targets, decode
 from visionrnn.layers.norm import RowBatchNorm
 from visionrnn.layers.sparse_conv import SparseConvTensor, SubMConv3d
 from visionrnn.serialization import Voxels
@@ -51,8 +52,8 @@ class LIONSparseCenterHead(nn.Module):
     """Sparse centre head of LION on Argoverse 2 (from SAFDNet, Zhang et al. 2024): heat map and boxes on occupied cells only.
 
     in_channels: width C of the voxels. groups: lists of labels, each with a head of its own; every label 0 … K − 1 once, any order.
-    point_cloud_range (x, y, z minima, then maxima) and voxel_size (x, y, …) in metres tell where cells lie. loc_weight and code_weights
-    (x, y, z, l, w, h, cos yaw, sin yaw) weigh the L1 loss of the boxes. norm: options of BatchNorm.
+    grid: options of Grid (point_cloud_range, voxel_size), which tell where cells lie. loc_weight and code_weights (x, y, z, l, w, h,
+    cos yaw, sin yaw) weigh the L1 loss of the boxes. norm: options of BatchNorm.
     train_cfg: ``gaussian_overlap``, ``min_radius`` (cells). test_cfg: ``candidates`` best cells of a group and frame, of those the ones
     above ``score_thr`` with centres in ``limit``; then rotated NMS ``nms_thr`` within the group, ``nms_pre`` in, at most ``nms_post`` out.
 
@@ -64,8 +65,7 @@ class LIONSparseCenterHead(nn.Module):
         self,
         in_channels: int,
         groups: Sequence[Sequence[int]],
-        point_cloud_range: Sequence[float],
-        voxel_size: Sequence[float],
+        grid: Mapping[str, Any],
         loc_weight: float = 0.25,
         code_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2),
         norm: Mapping[str, Any] | None = None,
@@ -80,7 +80,7 @@ class LIONSparseCenterHead(nn.Module):
         if len(code_weights) != sum(CODES.values()):
             raise ValueError(f"code_weights: expected 8 numbers (x, y, z, l, w, h, cos yaw, sin yaw), got {len(code_weights)}")
         self.num_classes = len(labels)
-        self.grid = CellGrid.of(point_cloud_range, voxel_size)
+        self.grid = Grid(**grid)
         self.loc_weight, self.code_weights = loc_weight, tuple(code_weights)
         self.train_cfg = _filled(train_cfg, TRAINING, "train_cfg")
         self.test_cfg = _filled(test_cfg, TESTING, "test_cfg")
@@ -96,9 +96,8 @@ class LIONSparseCenterHead(nn.Module):
 
         voxels: the occupied cells, spatial_shape (1, Y, X). Raises ValueError for voxels with a height or another grid.
         """
-        expected = (1, self.grid.size[1], self.grid.size[0])
-        if tuple(voxels.spatial_shape) != expected:
-            raise ValueError(f"voxels have spatial_shape {tuple(voxels.spatial_shape)}; point_cloud_range and voxel_size give {expected}")
+        if tuple(voxels.spatial_shape) != (1, *self.grid.shape):
+            raise ValueError(f"voxels have spatial_shape {tuple(voxels.spatial_shape)}; the head's grid gives {(1, *self.grid.shape)}")
         x = SparseConvTensor(voxels.features, voxels.coords, voxels.spatial_shape, voxels.batch_size, voxels.cache)
         return [{name: branch(x) for name, branch in head.items()} for head in self.heads]  # type: ignore[operator]
 
@@ -128,14 +127,14 @@ class LIONSparseCenterHead(nn.Module):
         members = [torch.isin(targets.labels, targets.labels.new_tensor(group)) for group in self.groups]
         heat = [focal_heatmap_loss(out["heatmap"], targets.heat[:, list(group)]) for out, group in zip(outputs, self.groups, strict=True)]
         numbers = torch.stack([*(peaks for _, peaks in heat), *(member.sum() for member in members)]).tolist()
-        peaks_number, object_number = ([max(1.0, mean_over_ranks(n, device)) for n in part] for part in _halves(numbers))
+        divisors = [share_of_count(number, device) for number in numbers]
         losses = {}
         weights = targets.codes.new_tensor(self.code_weights)
         for i, (out, member) in enumerate(zip(outputs, members, strict=True)):
             found = torch.cat([out[name] for name in CODES], dim=1).index_select(0, targets.rows[member]).float()
             difference = (found - targets.codes[member]).abs() * weights
-            losses[f"group{i}.loss_heatmap"] = heat[i][0] / peaks_number[i]
-            losses[f"group{i}.loss_bbox"] = self.loc_weight * difference.sum() / object_number[i]
+            losses[f"group{i}.loss_heatmap"] = heat[i][0] / divisors[i]
+            losses[f"group{i}.loss_bbox"] = self.loc_weight * difference.sum() / divisors[len(members) + i]
         return losses
 
     # ---- prediction
@@ -163,7 +162,7 @@ class LIONSparseCenterHead(nn.Module):
         scores, place = heat.flatten().topk(min(int(cfg["candidates"]), heat.numel()))
         place = place[scores > cfg["score_thr"]]
         row = place // len(group)
-        boxes = self.grid.decode(codes[row], cells[row])
+        boxes = decode(codes[row], cells[row], self.grid)
         inside = within(boxes, cfg["limit"])
         boxes, scores, place = boxes[inside], scores[: len(place)][inside], place[inside]
         kept = nms_3d(boxes, scores, cfg["nms_thr"], cfg["nms_pre"], cfg["nms_post"])
@@ -174,11 +173,6 @@ class LIONSparseCenterHead(nn.Module):
 def _geometric(boxes: LiDARInstance3DBoxes) -> Tensor:
     """[M, 7] with the geometric centre, from mmdet3d's boxes with the bottom centre."""
     return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:7]], dim=1)
-
-
-def _halves(numbers: list[float]) -> tuple[list[float], list[float]]:
-    half = len(numbers) // 2
-    return numbers[:half], numbers[half:]
 
 
 def _filled(given: Mapping[str, Any] | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
