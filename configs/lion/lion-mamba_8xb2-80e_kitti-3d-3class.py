@@ -2,9 +2,10 @@
 
     visionrnn create-data kitti --root data/kitti
     torchrun --nproc_per_node 8 tools/train.py lion-mamba_8xb2-80e_kitti-3d-3class --launcher pytorch
+    torchrun --nproc_per_node 8 tools/test.py lion-mamba_8xb2-80e_kitti-3d-3class CHECKPOINT --launcher pytorch
 
-Hardware assumed: 8 GPUs with 2 frames each. Reported by the authors (moderate; recall set not stated): Car 78.3, Pedestrian 60.2,
-Cyclist 68.6. Not trained by us: no GPU was at hand.
+Hardware assumed: 8 GPUs with 2 frames each. Reported by the authors (validation, moderate; the recalls are not stated): Car 78.3,
+Pedestrian 60.2, Cyclist 68.6. Weights are not published. Not trained by us: no GPU was at hand.
 """
 
 _base_ = [

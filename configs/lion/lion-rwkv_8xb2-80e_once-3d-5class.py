@@ -1,0 +1,14 @@
+"""LION-RWKV, 128 channels, on ONCE: five classes, with the authors' hyper-parameters.
+
+Data: see configs/_base_/datasets/once-3d-5class.py.
+
+    torchrun --nproc_per_node 8 tools/train.py lion-rwkv_8xb2-80e_once-3d-5class --launcher pytorch
+    torchrun --nproc_per_node 8 tools/test.py lion-rwkv_8xb2-80e_once-3d-5class CHECKPOINT --launcher pytorch
+
+Hardware assumed: 8 GPUs with 2 frames each. Reported by the authors (validation): mAP 65.8; Vehicle 78.3, Pedestrian 50.6, Cyclist 68.4.
+Weights are not published. Not trained by us: no GPU was at hand.
+"""
+
+_base_ = "./lion-mamba_8xb2-80e_once-3d-5class.py"
+
+model = dict(middle_encoder=dict(operator=dict(_delete_=True, type="rwkv", num_heads=4, hidden_rate=4, init_values=1e-5)))
