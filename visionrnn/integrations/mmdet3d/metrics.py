@@ -24,6 +24,7 @@ from visionrnn.evaluation.kitti import CLASSES, DIFFICULTIES, evaluate
 from visionrnn.evaluation.kitti_command import format_table
 
 TITLES = {"image_AP": "image", "image_AOS": "AOS", "bev_AP": "BEV", "3d_AP": "3D"}
+UNKNOWN_OCCLUSION = 3  # KITTI's word for it; beyond the limit of every difficulty, so such objects are ignored
 _CALIBRATION_KEYS = ("lidar2cam", "cam2img", "height", "width")
 
 
@@ -43,6 +44,8 @@ class KittiAP(BaseMetric):
         ann_file: info file of the scored split; read without executing anything in it.
         submission_prefix: folder to write the detections to, as KITTI text, one NNNNNN.txt for each sample.
         format_only: write only, score nothing (the test split has no labels); needs ``submission_prefix``.
+        point_cloud_range: (x, y, z minima then maxima, metres, LiDAR frame) for detectors of a shorter range: objects whose geometric
+            centre is outside need not be found, and finding them is no error. Default: the benchmark's rules alone.
         collect_device, prefix, collect_dir: as mmengine's BaseMetric.
     """
 
@@ -53,6 +56,7 @@ class KittiAP(BaseMetric):
         ann_file: str,
         submission_prefix: str | None = None,
         format_only: bool = False,
+        point_cloud_range: Sequence[float] | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
@@ -60,7 +64,10 @@ class KittiAP(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if format_only and submission_prefix is None:
             raise ValueError("format_only=True writes files and nothing else: give submission_prefix, the folder to write to")
+        if point_cloud_range is not None and len(point_cloud_range) != 6:
+            raise ValueError(f"point_cloud_range={point_cloud_range}; expected x, y, z minima, then maxima, in metres")
         self.ann_file, self.submission_prefix, self.format_only = ann_file, submission_prefix, format_only
+        self.point_cloud_range = point_cloud_range
         self._infos: dict[int | str, dict[str, Any]] | None = None
         self._names: dict[int, str] = {}
 
@@ -117,7 +124,7 @@ class KittiAP(BaseMetric):
             raise DataError(f"{self.ann_file}: frame {index} has no 'instances' (a test split?); use format_only=True to write results")
         rows = info["instances"]
         boxes = np.array([row["bbox_3d"] for row in rows], dtype=np.float64).reshape(-1, 7)
-        return Labels(
+        labels = Labels(
             name=np.array([self._names.get(row["bbox_label_3d"], "DontCare") for row in rows], dtype=np.str_),
             truncated=np.array([row["truncated"] for row in rows], dtype=np.float64),
             occluded=np.array([row["occluded"] for row in rows], dtype=np.float64),
@@ -127,6 +134,12 @@ class KittiAP(BaseMetric):
             location=boxes[:, :3],
             rotation_y=boxes[:, 6],
         )
+        if self.point_cloud_range is not None:
+            calibration, _ = _camera(info, self.ann_file)
+            centres = calibration.boxes_camera_to_lidar(labels.boxes)[:, :3]
+            low, high = np.asarray(self.point_cloud_range[:3]), np.asarray(self.point_cloud_range[3:])
+            labels.occluded[~((centres >= low) & (centres < high)).all(1)] = UNKNOWN_OCCLUSION
+        return labels
 
 
 def _camera(info: dict[str, Any], path: str) -> tuple[Calibration, tuple[int, int]]:

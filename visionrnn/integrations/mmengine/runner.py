@@ -23,7 +23,7 @@ from torch import nn
 from visionrnn import __version__
 from visionrnn.checkpoints import FOREIGN, check_fit, read_checkpoint
 from visionrnn.errors import CheckpointError
-from visionrnn.integrations.mmengine import checkpoint_hook, hooks, optimizers, pictures_hook, seeding, statistics_hook  # noqa: F401  (register)
+from visionrnn.integrations.mmengine import budget, checkpoint_hook, hooks, optimizers, pictures_hook, seeding, statistics_hook  # noqa: F401  (register)
 from visionrnn.integrations.mmengine.distributed import init_cpu_group
 from visionrnn.integrations.mmengine.files import resume_candidates, save_checkpoint
 from visionrnn.integrations.mmengine.plain import hub_from_plain, hub_to_plain, to_plain
