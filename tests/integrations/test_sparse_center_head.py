@@ -7,15 +7,13 @@ import pytest
 import torch
 
 pytest.importorskip("mmdet3d")
+pytest.importorskip("visionrnn.integrations.mmdet3d")  # first: makes mmdet3d importable
+from mmdet3d.structures import LiDARInstance3DBoxes
 
-from visionrnn.integrations.mmdet3d import register_all
 from visionrnn.integrations.mmdet3d.heads.sparse_center import LIONSparseCenterHead
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 from visionrnn.integrations.mmdet3d.sparse_center_targets import batch_targets, cell_targets, decode, encode, places
 from visionrnn.serialization import Voxels
-
-register_all()
-from mmdet3d.structures import LiDARInstance3DBoxes  # noqa: E402  (importable only now)
 
 RANGE = (-8.0, -4.0, -3.0, 8.0, 4.0, 1.0)
 PLACE = {"point_cloud_range": RANGE, "voxel_size": (0.5, 0.5, 4.0)}  # 32 × 16 cells
