@@ -36,6 +36,7 @@ from visionrnn.datasets.files import atomic_write
 
 EPOCHS = 10  # of equal length, whatever the number of steps: one checkpoint each
 BATCH = 2
+POLL = 0.5  # seconds between looks at the running jobs
 LION, SECOND, POINTPILLARS = (f"{name}_1xb2_synthetic-near-3d-3class" for name in ("lion-mamba", "second", "pointpillars"))
 OPERATORS = ("mamba", "rwkv", "retnet", "xlstm", "ttt")
 ENCODER = "model.middle_encoder"
@@ -158,7 +159,7 @@ def work(jobs: dict[str, list[str]], number: int, out: Path) -> list[str]:
                 name = waiting.pop(0)
                 print(f"{time.strftime('%H:%M:%S')}  {name}: started, log {out / 'logs' / name}.txt", flush=True)
                 running[name] = start(jobs[name], out / "logs" / f"{name}.txt")
-            time.sleep(0.2)
+            time.sleep(POLL)
             for name, process in list(running.items()):
                 if process.poll() is not None:
                     del running[name]

@@ -119,6 +119,20 @@ def test_runs_in_mmengines_evaluator(metric):
     assert evaluator.evaluate(FRAMES)["kitti/mAP_BEV_easy_R40"] == pytest.approx(100)
 
 
+def test_objects_beyond_the_range_need_not_be_found(metric, info_file):
+    """The first car of each frame is more than 4 m to the right: not found, it costs recall, unless the range ends before it."""
+    from mmdet3d.registry import METRICS
+
+    whole = [sample(index) for index in range(FRAMES)]
+    short = [{**s, "pred_instances_3d": {name: value[1:] for name, value in s["pred_instances_3d"].items()}} for s in whole]
+    ranged = METRICS.build({"type": "KittiAP", "ann_file": str(info_file), "point_cloud_range": [0, -4, -3, 30, 30, 1]})
+    assert scores_of(metric, short)["kitti/Car_3D_moderate_R40"] == pytest.approx(50, abs=2.5)
+    for samples in (short, whole):
+        assert scores_of(ranged, samples)["kitti/Car_3D_moderate_R40"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="point_cloud_range"):
+        METRICS.build({"type": "KittiAP", "ann_file": str(info_file), "point_cloud_range": [0, -4]})
+
+
 def test_shifted_predictions_score_less(metric):
     up = scores_of(metric, [sample(index, shift=(0, 0, 0.5)) for index in range(FRAMES)])
     assert up["kitti/Car_BEV_moderate_R40"] == pytest.approx(100)  # seen from above nothing moved
