@@ -6,8 +6,9 @@ Expected are the files of mmdet3d 1.4's ``create_data.py nuscenes``: nuscenes_in
 nuscenes_dbinfos_train.pkl and nuscenes_gt_database. Boxes have the geometric centre and velocities, which may be unknown (NaN). The fifth
 value of a point is its age in seconds. The order of the classes matters: the head treats the last two, pedestrian and traffic_cone, apart.
 
-Differences from the recipe: at the start of a scene, missing sweeps are not replaced by copies of the last one. Points are not shuffled
-for testing, since voxels do not depend on their order. Scores are LidarAP's, which is not the benchmark's metric (NDS, mAP by distance).
+Differences from the recipe: points are not shuffled for testing, since voxels do not depend on their order. The database made by mmdet3d's
+tool holds points of sweeps placed a little wrong (see ``LoadPointsOfSweeps``). Scores are LidarAP's, which is not the benchmark's
+metric (NDS and mAP by distance of centres).
 """
 
 _base_ = "./lidar.py"
@@ -29,9 +30,7 @@ metainfo = dict(classes=class_names)
 point_cloud_range = [-54, -54, -5, 54, 54, 3]
 
 load = dict(type="LoadPointsChecked", coord_type="LIDAR", load_dim=5, use_dim=5)
-sweeps = dict(
-    type="LoadSweepsChecked", sweeps_num=9, load_dim=5, use_dim=[0, 1, 2, 3, 4], pad_empty_sweeps=True, remove_close=True, test_mode=True
-)
+sweeps = dict(type="LoadPointsOfSweeps", sweeps_num=9, load_dim=5, close=1.0)
 train_pipeline = [
     load,
     sweeps,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet3d.datasets.transforms import LoadPointsFromFile, LoadPointsFromMultiSweeps, ObjectRangeFilter, ObjectSample
+from mmcv.transforms import BaseTransform
+from mmdet3d.datasets.transforms import LoadPointsFromFile, ObjectRangeFilter, ObjectSample
 from mmdet3d.registry import TRANSFORMS
 from mmdet3d.structures.points import BasePoints
 
@@ -38,15 +39,42 @@ class LoadPointsChecked(LoadPointsFromFile):
 
 
 @TRANSFORMS.register_module()
-class LoadSweepsChecked(LoadPointsFromMultiSweeps):
-    """mmdet3d's LoadPointsFromMultiSweeps, its files read as LoadPointsChecked reads them.
+class LoadPointsOfSweeps(BaseTransform):
+    """Adds the points of the ``sweeps_num`` sweeps before a frame, in the frame's coordinates; the last column is a point's age in seconds.
 
-    The frame's points and those of ``sweeps_num`` sweeps before it, in the frame's own coordinates; the fifth column becomes the sweep's
-    age in seconds. With ``test_mode=True`` the nearest sweeps are taken, else a random choice of those the info file lists.
+    Files of sweeps have ``load_dim`` values per point, the last of which is replaced, as it is in the frame's own points (by 0). Sweeps
+    lose the points with |x| and |y| below ``close`` metres, which lie on the vehicle. Where a frame lists fewer sweeps, the oldest is
+    repeated (the frame itself where there is none), as OpenPCDet and with it LION do.
+
+    mmdet3d's LoadPointsFromMultiSweeps is not used: it inverts ``lidar2sensor`` as x R − t, not (x − t) R (mmdetection3d#3007), which
+    is metres off for the older sweeps of a turning vehicle. Raises DataError for unreadable files.
     """
 
-    def _load_points(self, pts_filename: str) -> np.ndarray:
-        return load_points(pts_filename, self.load_dim, allow_empty=True)
+    def __init__(self, sweeps_num: int = 9, load_dim: int = 5, close: float = 1.0):
+        self.sweeps_num, self.load_dim, self.close = sweeps_num, load_dim, close
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Needs ``points``, ``timestamp`` (s) and ``lidar_sweeps``, newest first, each with ``timestamp`` and ``lidar_points``."""
+        points = results["points"]
+        points.tensor[:, -1] = 0
+        sweeps = results.get("lidar_sweeps", [])[: self.sweeps_num]
+        clouds = [self._sweep(sweep, results["timestamp"]) for sweep in sweeps] or [self._far(points.numpy())]
+        clouds += [clouds[-1]] * (self.sweeps_num - len(clouds))
+        results["points"] = points.cat([points, *(points.new_point(cloud) for cloud in clouds)])
+        return results
+
+    def _sweep(self, sweep: Mapping[str, Any], now: float) -> np.ndarray:
+        cloud = self._far(load_points(sweep["lidar_points"]["lidar_path"], self.load_dim, allow_empty=True))
+        pose = np.asarray(sweep["lidar_points"]["lidar2sensor"], dtype=np.float64)  # of the frame's points in the sweep's coordinates
+        cloud[:, :3] = (cloud[:, :3] - pose[:3, 3]) @ pose[:3, :3]
+        cloud[:, -1] = now - sweep["timestamp"]
+        return cloud
+
+    def _far(self, cloud: np.ndarray) -> np.ndarray:
+        return cloud[(np.abs(cloud[:, :2]) >= self.close).any(axis=1)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sweeps_num={self.sweeps_num}, load_dim={self.load_dim}, close={self.close})"
 
 
 @TRANSFORMS.register_module()
