@@ -111,6 +111,53 @@ def test_attention_is_that_of_each_query_alone_with_its_cells(wrap):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+def published(made: LIONTransFusionHead, feats: Tensor, radius: int) -> dict[str, Tensor]:
+    """The published order of work, without batches: the map turned so that rows are x, neighbours gathered by adding to indices, each
+    query a batch of its own with torch's attention modules."""
+    features = F.conv2d(feats.transpose(2, 3), made.shared_conv.weight, made.shared_conv.bias, padding=1)
+    first, last = made.heatmap_head
+    hidden = first.bn(F.conv2d(features, first.conv.weight, first.conv.bias, padding=1)).relu()
+    heat = F.conv2d(hidden, last.weight, last.bias, padding=1)  # [1, K, X, Y]
+    scores, rows = heat.sigmoid(), heat.shape[3]
+    best = torch.zeros_like(scores)
+    best[:, :, 1:-1, 1:-1] = F.max_pool2d(scores, 3, 1)
+    best[:, list(made.point_classes)] = scores[:, list(made.point_classes)]
+    peaks = (scores * (scores == best)).flatten()
+    top = peaks.argsort(descending=True)[: made.num_proposals]
+    labels, places = top // scores[0, 0].numel(), top % scores[0, 0].numel()
+    tokens = features[0].flatten(1).t()
+    centres = torch.stack([places // rows + 0.5, places % rows + 0.5], 1)
+    queries = tokens[places] + made.class_encoding.weight[:, labels, 0].t() + made.class_encoding.bias
+    steps = torch.arange(-radius, radius + 1)
+    window = places[:, None] + (steps[:, None] * rows + steps).flatten()
+    outside = (window < 0) | (window >= len(tokens))
+    window = window.clamp(0, len(tokens) - 1)
+    layer = made.decoder
+    spots = torch.stack([window // rows + 0.5, window % rows + 0.5], -1)
+    own, theirs = layer.self_posembed(centres)[None], layer.cross_posembed(spots).transpose(0, 1)
+    x = queries[None]
+    x = layer.norm1(x + layer.self_attn(x + own, x + own, x + own)[0])
+    keys = tokens[window].transpose(0, 1) + theirs
+    x = layer.norm2(x + layer.multihead_attn(x + own, keys, keys, key_padding_mask=outside)[0])
+    x = layer.norm3(x + layer.linear2(layer.linear1(x).relu()))
+    out = {name: branch(x.transpose(1, 2))[0].t() for name, branch in made.prediction_head.items()}
+    out["center"] = out["center"] + centres
+    return {**out, "labels": labels, "peaks": peaks[top], "dense": heat.transpose(2, 3)}
+
+
+def test_forward_is_the_published_one():
+    made, (feats,) = head(decoder={"channels": 16, "num_heads": 2, "ffn_channels": 32, "radius": 3, "wrap_borders": True}).eval(), maps()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        expected, found = published(made, feats, 3), made([feats])
+    assert torch.equal(found.labels[0], expected["labels"]) and len(found.labels[0].unique()) > 1
+    codes = torch.cat([expected[name] for name in ("center", "height", "dim", "rot", "vel")], 1)
+    pairs = [(found.codes, codes), (found.logits, expected["heatmap"]), (found.overlaps, expected["iou"][:, 0])]
+    for value, wanted in [*pairs, (found.peaks, expected["peaks"]), (found.heat, expected["dense"][0])]:
+        torch.testing.assert_close(value[0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_kernels_are_stored_for_turned_maps():
     conv, x = RowsAreX(3, 4), torch.randn(2, 3, 5, 7)
     turned = F.conv2d(x.transpose(2, 3), conv.weight, conv.bias, padding=1).transpose(2, 3)
@@ -279,6 +326,18 @@ def test_training_repeats_exactly():
         sum(made.loss(maps(2), [sample([CAR, CONE], [0, 2])] * 2).values()).backward()
         gradients.append([parameter.grad for parameter in made.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_half_precision():
+    made = head()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = made.loss(maps(), [sample([CAR, CONE], [0, 2])])
+        (found,) = made.predict(maps(), [sample([], [])])
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert found.bboxes_3d.tensor.dtype == torch.float32
+    exact = made.loss(maps(), [sample([CAR, CONE], [0, 2])])
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.1), name
 
 
 def test_published_names_and_shapes(shared_dir):
