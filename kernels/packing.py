@@ -23,7 +23,8 @@ def boundaries(cu_seqlens: Tensor, like: Tensor) -> Tensor:
 
 def check_values(cu_seqlens: Tensor, length: int) -> None:
     """Raises ValueError unless 0 = first ≤ … ≤ last = length."""
-    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != length or bool((cu_seqlens.diff() < 0).any()):
+    values = cu_seqlens.detach().numpy()  # the host's own memory: no tensor operations
+    if values[0] != 0 or values[-1] != length or (values[1:] < values[:-1]).any():
         raise ValueError(f"cu_seqlens: expected 0 ≤ … ≤ {length} (the packed length) in rising order, got {cu_seqlens.tolist()}")
 
 

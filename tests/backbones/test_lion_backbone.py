@@ -9,7 +9,7 @@ from random_voxels import random_voxels
 from visionrnn.backbones.lion import LION, LIONLayer, Scan, Stage
 from visionrnn.datasets.voxelize import DynamicVFE, voxel_coords
 from visionrnn.layers.drop_path import DropPath
-from visionrnn.layers.voxel_merge import VoxelMerging, merge_coords
+from visionrnn.layers.voxel_merge import VoxelMerging
 from visionrnn.serialization import Voxels
 
 STAGES = [Stage((5, 5, 8), 16), Stage((5, 5, 4), 16)]
@@ -104,7 +104,7 @@ def test_merging_odd_grids_sums_the_right_voxels(shape):
 def test_generated_voxels_are_the_diagonal_neighbours_of_the_best():
     voxels = doubled(random_voxels((50, 4, 30), (8, 24, 20), 8))
     merging = VoxelMerging(8, (1, 1, 2), generate_ratio=0.2).double()
-    features = torch.nn.functional.gelu(merging.conv_norm(merging._describe(voxels)))
+    features = merging.describe(voxels)
     generated = merging._generate(voxels, features)
     expected = []
     for sample in range(3):
@@ -116,13 +116,6 @@ def test_generated_voxels_are_the_diagonal_neighbours_of_the_best():
     assert generated.tolist() == expected
     _, inverse = merging(voxels)
     assert len(inverse) == len(voxels.coords) + len(expected)
-
-
-def test_merge_coords_by_hand():
-    coords = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 0]])
-    merged, inverse, counts = merge_coords(coords, (2, 2, 2), 3)
-    assert merged.tolist() == [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
-    assert inverse.tolist() == [2, 0, 2, 1] and counts == (2, 1, 0)
 
 
 def test_drop_path_drops_whole_sequences_and_keeps_the_mean():

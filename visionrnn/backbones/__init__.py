@@ -1,5 +1,6 @@
 """Backbones. 3D: voxels → voxels."""
 
 from visionrnn.backbones.lion import LION
+from visionrnn.backbones.lion_sparse import SparseLION
 
-__all__ = ["LION"]
+__all__ = ["LION", "SparseLION"]

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from visionrnn.layers.norm import RowBatchNorm
-from visionrnn.layers.voxel_merge import merge_coords
+from visionrnn.serialization import Plan, Voxels, merge_coords
+from visionrnn.serialization.constants import constant
+from visionrnn.serialization.plan import NOTHING
 
 
 def grid_shape(point_cloud_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
@@ -25,8 +27,8 @@ def voxel_coords(
     Sensors report whole millimetres, so many points lie exactly on the border of two voxels. In float64 they fall into the upper one, as
     the decimal numbers say; float32, the arithmetic of the official code, puts some of them (5 of 6 017 voxels on a KITTI frame) below.
     """
-    low = torch.tensor(point_cloud_range[:3], dtype=points.dtype, device=points.device)
-    size = torch.tensor(voxel_size, dtype=dtype, device=points.device)
+    low = constant(tuple(point_cloud_range[:3]), points.dtype, points.device)
+    size = constant(tuple(voxel_size), dtype, points.device)
     return torch.floor((points[:, :3].to(dtype) - low.to(dtype)) / size).long()
 
 
@@ -59,31 +61,40 @@ class DynamicVFE(nn.Module):
         self.in_channels, self.out_channels = in_channels, feat_channels[-1]
 
     def forward(self, points: Tensor, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """points [P, F] in metres, batch [P] → features [N, C], coords [N, 4] (batch, z, y, x), voxels per sample.
+        """points [P, F] in metres, batch [P] → features [N, C], coords [N, 4] (batch, z, y, x), voxels per sample."""
+        voxels = self.voxels(points, batch, batch_size)
+        return voxels.features, voxels.coords, voxels.counts
 
-        Points outside the range are left out. Voxels come in ascending (batch, x, y, z).
+    def voxels(self, points: Tensor, batch: Tensor, batch_size: int, plan: Plan = NOTHING) -> Voxels:
+        """points [P, F] in metres, batch [P] → voxels with features [N, C], in ascending (batch, x, y, z).
+
+        Points outside the range are left out. ``plan``: what the voxels will be asked for.
         """
         if points.dim() != 2 or points.shape[1] != self.in_channels:
             raise ValueError(f"points: expected [P, {self.in_channels}] (x, y, z, …), got {list(points.shape)}")
         cell = voxel_coords(points, self.point_cloud_range, self.voxel_size, self.coords_dtype)
-        inside = ((cell >= 0) & (cell < torch.tensor(self.grid, device=cell.device))).all(1)
-        points, cell, batch = points[inside], cell[inside], batch[inside]
-        coords = torch.cat([batch[:, None].long(), cell.flip(1)], 1)
-        coords, inverse, counts = merge_coords(coords, (self.grid[2], self.grid[1], self.grid[0]), batch_size)
-        features = self._point_features(points, cell, inverse, len(coords))
+        inside = ((cell >= 0) & (cell < constant(self.grid, torch.int64, cell.device))).all(1)
+        coords = torch.cat([batch.long().unsqueeze(1), cell.flip(1)], 1).int()
+        shape = self.grid[2], self.grid[1], self.grid[0]
+        merged = merge_coords(coords, shape, batch_size, plan, inside)
+        points, voxel = points.index_select(0, merged.sorted_rows), merged.sorted_inverse  # points of one voxel follow each other
+        features = self._point_features(points, voxel, merged.coords)
         for i, layer in enumerate(self.layers):
             features = layer(features)
-            pooled = scatter_max(features, inverse, len(coords))
+            pooled = scatter_max(features, voxel, len(merged.coords))
             if i + 1 < len(self.layers):
-                features = torch.cat([features, pooled.index_select(0, inverse)], 1)  # unlike [], adds in a fixed order backward
-        return pooled, coords.int(), counts
+                features = torch.cat([features, pooled.index_select(0, voxel)], 1)  # unlike [], adds in a fixed order backward
+        return Voxels.from_merged(pooled, merged, shape)
 
-    def _point_features(self, points: Tensor, cell: Tensor, inverse: Tensor, number: int) -> Tensor:
-        count = inverse.bincount(minlength=number).to(points.dtype).unsqueeze(1)
-        mean = points.new_zeros(number, 3).index_add(0, inverse, points[:, :3]) / count
-        low, size = points.new_tensor(self.point_cloud_range[:3]), points.new_tensor(self.voxel_size)
-        centre = (cell.to(points.dtype) + 0.5) * size + low
-        return torch.cat([points, points[:, :3] - mean.index_select(0, inverse), points[:, :3] - centre], 1)
+    def _point_features(self, points: Tensor, voxel: Tensor, coords: Tensor) -> Tensor:
+        number = len(coords)
+        places = points[:, :3]
+        count = points.new_zeros(number).index_add_(0, voxel, torch.ones_like(points[:, 0])).unsqueeze(1)
+        mean = points.new_zeros(number, 3).index_add_(0, voxel, places) / count
+        low = constant(self.point_cloud_range[:3], points.dtype, points.device)
+        size = constant(self.voxel_size, points.dtype, points.device)
+        centre = (coords[:, 1:].flip(1).to(points.dtype) + 0.5) * size + low
+        return torch.cat([points, places - mean.index_select(0, voxel), places - centre.index_select(0, voxel)], 1)
 
 
 def scatter_max(features: Tensor, index: Tensor, number: int) -> Tensor:

@@ -9,16 +9,18 @@ Sums over offsets are taken by ``sum_rows`` in a fixed order, so that results ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import accumulate, pairwise, product
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from visionrnn.errors import DataError
+from visionrnn.serialization.neighbours import OFFSETS, Neighbours
 
 Triple = tuple[int, int, int]
 
@@ -64,14 +66,21 @@ class PairChunk:
     spans: tuple[Span, ...]
     num_inputs: int
     num_outputs: int
+    reductions: tuple[Callable[[], Reduction], Callable[[], Reduction]] | None = None
+    """How to make ``to_outputs`` and ``to_inputs`` where there is a better way than sorting."""
+
+    def inverse(self) -> PairChunk:
+        """The same pairs with inputs and outputs exchanged."""
+        makers = None if self.reductions is None else (self.reductions[1], self.reductions[0])
+        return PairChunk(self.outputs, self.inputs, self.spans, self.num_outputs, self.num_inputs, makers)
 
     @cached_property
     def to_outputs(self) -> Reduction:
-        return reduction(self.outputs, self.num_outputs)
+        return self.reductions[0]() if self.reductions else reduction(self.outputs, self.num_outputs)
 
     @cached_property
     def to_inputs(self) -> Reduction:
-        return reduction(self.inputs, self.num_inputs)
+        return self.reductions[1]() if self.reductions else reduction(self.inputs, self.num_inputs)
 
 
 def _chunks(pairs: Iterable[tuple[int, Tensor, Tensor]], num_inputs: int, num_outputs: int) -> tuple[PairChunk, ...]:
@@ -115,7 +124,7 @@ class Rulebook:
     @cached_property
     def inverse(self) -> Rulebook:
         """The same pairs with inputs and outputs exchanged."""
-        chunks = tuple(PairChunk(c.outputs, c.inputs, c.spans, c.num_outputs, c.num_inputs) for c in self.chunks)
+        chunks = tuple(c.inverse() for c in self.chunks)
         settings = ("inverse", *self.settings)
         return Rulebook(chunks, self.identity, self.kernel_size, self.coords, self.input_coords, self.settings[1], settings)
 
@@ -123,6 +132,62 @@ class Rulebook:
     def num_pairs(self) -> int:
         """Multiplications of one voxel with one kernel matrix, the identity's included."""
         return sum(len(chunk.inputs) for chunk in self.chunks) + (0 if self.identity is None else len(self.coords))
+
+
+def neighbour_rulebook(neighbours: Neighbours, coords: Tensor, spatial_shape: Triple) -> Rulebook:
+    """The submanifold rulebook of a 3 × 3 × 3 kernel from neighbours that are known: nothing is searched, sorted or waited for."""
+    chunks, start = [], 0
+    while start < len(OFFSETS):
+        stop, size = start + 1, neighbours.counts[start]
+        while stop < len(OFFSETS) and size + neighbours.counts[stop] <= MAX_PAIRS:
+            size += neighbours.counts[stop]
+            stop += 1
+        if size:
+            chunks.append(_table_chunk(neighbours, start, stop, size))
+        start = stop
+    settings = ("submanifold", spatial_shape, (3, 3, 3), (1, 1, 1))
+    return Rulebook(tuple(chunks), 13, (3, 3, 3), coords, coords, spatial_shape, settings)
+
+
+def _table_chunk(neighbours: Neighbours, start: int, stop: int, size: int) -> PairChunk:
+    """The chunk of the neighbours at OFFSETS[start:stop], ``size`` pairs."""
+    number, device = neighbours.table.shape[1], neighbours.table.device
+    inputs = neighbours.table[start:stop]  # [K, N], of every output
+    present = inputs >= 0
+    pair = present.flatten().cumsum(0).sub_(1).view_as(inputs)
+    outputs = torch.arange(number, device=device).expand_as(inputs)
+    bounds = [0, *accumulate(neighbours.counts[start:stop])]
+    spans = tuple(
+        Span((z + 1) * 9 + (y + 1) * 3 + x + 1, *pairs)
+        for (x, y, z), pairs in zip(OFFSETS[start:stop], pairwise(bounds), strict=True)
+        if pairs[0] < pairs[1]
+    )
+    places = torch.where(present, pair, size)
+
+    def by_inputs() -> Reduction:
+        outputs_of = neighbours.table[len(OFFSETS) - stop : len(OFFSETS) - start].flip(0)  # [K, N], of every input
+        return _table_reduction(pair.gather(1, outputs_of.clamp(min=0)), outputs_of >= 0, size)
+
+    return PairChunk(
+        inputs=_compact(inputs, places, size),
+        outputs=_compact(outputs, places, size),
+        spans=spans,
+        num_inputs=number,
+        num_outputs=number,
+        reductions=(lambda: _table_reduction(pair, present, size), by_inputs),
+    )
+
+
+def _table_reduction(pair: Tensor, present: Tensor, size: int) -> Reduction:
+    """For every column the numbers of its pairs, where ``present`` [K, N], one after the other."""
+    ends = present.sum(0).cumsum(0)
+    order = present.t().flatten().cumsum(0).sub_(1).view(present.shape[1], -1).t()
+    return Reduction(_compact(pair, torch.where(present, order, size), size), F.pad(ends, (1, 0)))
+
+
+def _compact(values: Tensor, places: Tensor, size: int) -> Tensor:
+    """[size]: the values at their places; what goes to place ``size`` is dropped."""
+    return values.new_empty(size + 1).scatter_(0, places.flatten(), values.flatten())[:size]
 
 
 def triple(value: int | Sequence[int], name: str, minimum: int) -> Triple:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,15 +25,22 @@ class Groups:
     index: Tensor | None = None
     inverse: Tensor | None = None
 
-    def gather(self, ordered: Tensor) -> Tensor:
-        """[N, C] in scan order → [1, N, C] packed (exact) or [S, G, C] (duplicate)."""
-        if self.index is None:
-            return ordered.unsqueeze(0)
-        return ordered.index_select(0, self.index).unflatten(0, (-1, self.max_seqlen))
+    def reads(self, order: Tensor) -> Tensor:
+        """Rows in scan order [N] → what the scanned tokens read, [N] (exact) or [S · G] (duplicate)."""
+        return order if self.index is None else order.index_select(0, self.index)
 
-    def scatter(self, grouped: Tensor) -> Tensor:
-        """The real voxels of :meth:`gather`'s result, [N, C] in scan order."""
-        return grouped.flatten(0, 1) if self.inverse is None else grouped.flatten(0, 1).index_select(0, self.inverse)
+    def finds(self, place: Tensor) -> Tensor:
+        """Places of rows in the scan order [N] → among the scanned tokens."""
+        return place if self.inverse is None else self.inverse.index_select(0, place)
+
+    def cut(self, tokens: Tensor) -> Tensor:
+        """Scanned tokens [N or S · G, C] → [1, N, C] packed (exact) or [S, G, C] (duplicate)."""
+        return tokens.unsqueeze(0) if self.index is None else tokens.unflatten(0, (-1, self.max_seqlen))
+
+    @property
+    def tokens(self) -> int | None:
+        """Number of scanned tokens where it differs from the number of voxels, otherwise None."""
+        return None if self.index is None else len(self.index)
 
 
 def make_groups(counts: tuple[int, ...], size: int, padding: str = "exact", device: torch.device | str = "cpu") -> Groups:
@@ -44,23 +52,27 @@ def make_groups(counts: tuple[int, ...], size: int, padding: str = "exact", devi
         raise ValueError(f"padding={padding!r}; expected one of {PADDINGS}")
     if size < 1:
         raise ValueError(f"group size: expected at least 1, got {size}")
-    number = torch.tensor(counts, dtype=torch.long)  # [B]
-    groups = (number + size - 1) // size
-    start = number.cumsum(0) - number
+    number = np.asarray(counts, dtype=np.int64)  # [B]
+    groups = -(-number // size)
+    start = number.cumsum() - number
     if padding == "exact":
-        sample, rank = _ranks(groups)
-        cu_seqlens = torch.cat([start[sample] + rank * size, number.sum(0, keepdim=True)])
-        return Groups(cu_seqlens.to(device, non_blocking=True), min(size, max(counts, default=0)))
-    sample, rank = _ranks(groups * size)
-    copied = torch.where(groups[sample] > 1, rank - size, rank % number[sample])
-    index = start[sample] + torch.where(rank < number[sample], rank, copied)
-    padded = (groups * size).cumsum(0) - groups * size
-    sample, rank = _ranks(number)
-    inverse = padded[sample] + rank
-    return Groups(None, size, index.to(device, non_blocking=True), inverse.to(device, non_blocking=True))
+        sample, rank = ranks(groups)
+        bounds = np.append(start[sample] + rank * size, number.sum())
+        return Groups(to_device(bounds, device), min(size, max(counts, default=0)))
+    sample, rank = ranks(groups * size)
+    copied = np.where(groups[sample] > 1, rank - size, rank % number[sample])
+    index = start[sample] + np.where(rank < number[sample], rank, copied)
+    padded = (groups * size).cumsum() - groups * size
+    sample, rank = ranks(number)
+    return Groups(None, size, to_device(index, device), to_device(padded[sample] + rank, device))
 
 
-def _ranks(lengths: Tensor) -> tuple[Tensor, Tensor]:
+def ranks(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sample and rank inside it of every element, for samples of the given lengths [B]."""
-    sample = torch.arange(len(lengths)).repeat_interleave(lengths)
-    return sample, torch.arange(len(sample)) - (lengths.cumsum(0) - lengths)[sample]
+    sample = np.repeat(np.arange(len(lengths)), lengths)
+    return sample, np.arange(len(sample)) - (lengths.cumsum() - lengths)[sample]
+
+
+def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """The array as a tensor there, without waiting for the device."""
+    return torch.from_numpy(array).to(device, non_blocking=True)

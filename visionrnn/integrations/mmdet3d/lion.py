@@ -5,26 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmdet3d.models.detectors import VoxelNet
 from mmdet3d.registry import MODELS
 from torch import Tensor
 
 from visionrnn.backbones.lion import LION, OFFICIAL_STAGES, Stage
+from visionrnn.backbones.lion_sparse import SparseLION
 from visionrnn.datasets.voxelize import DynamicVFE
-from visionrnn.serialization import Voxels
+from visionrnn.serialization import Plan, Voxels
+from visionrnn.serialization.groups import to_device
+from visionrnn.serialization.plan import NOTHING
 
 
 @MODELS.register_module()
 class PointVFE(DynamicVFE):
     """:class:`visionrnn.datasets.voxelize.DynamicVFE` with its voxels as :class:`~visionrnn.serialization.Voxels`."""
 
-    def forward(self, points: Sequence[Tensor]) -> Voxels:  # type: ignore[override]
-        """One cloud [P, F] (x, y, z in metres in the LiDAR frame, intensity, …) per sample, empty ones allowed."""
-        batch = torch.cat([cloud.new_full((len(cloud),), i, dtype=torch.long) for i, cloud in enumerate(points)])
-        features, coords, counts = super().forward(torch.cat(list(points)), batch, len(points))
-        x, y, z = self.grid
-        return Voxels(features, coords, (z, y, x), counts)
+    def forward(self, points: Sequence[Tensor], plan: Plan = NOTHING) -> Voxels:  # type: ignore[override]
+        """One cloud [P, F] (x, y, z in metres in the LiDAR frame, intensity, …) per sample, empty ones allowed.
+
+        ``plan``: what the voxels will be asked for.
+        """
+        together = torch.cat(list(points))
+        ends = to_device(np.cumsum([len(cloud) for cloud in points]), together.device)
+        batch = torch.bucketize(torch.arange(len(together), device=together.device), ends, right=True)
+        return self.voxels(together, batch, len(points), plan)
 
 
 @MODELS.register_module()
@@ -39,13 +46,23 @@ class LIONEncoder(LION):
 
 
 @MODELS.register_module()
+class SparseLIONEncoder(SparseLION):
+    """:class:`visionrnn.backbones.SparseLION` for heads that take voxels: no map is made. Returns Voxels, ``spatial_shape`` (1, Y, X)."""
+
+
+@MODELS.register_module()
 class PointVoxelNet(VoxelNet):
     """Detector on clouds of points: ``voxel_encoder`` (PointVFE) → ``middle_encoder`` (LIONEncoder) → backbone → neck → head.
 
-    Voxelises all points of all samples at once; samples without points or voxels are right wherever they stand in the batch.
+    Voxelises all points of all samples at once; samples without points or voxels are right wherever they stand in the batch. Without
+    ``backbone`` the head gets what the middle encoder returns (SparseLIONEncoder: Voxels).
     """
+
+    def __init__(self, voxel_encoder: Any, middle_encoder: Any, backbone: Any = None, neck: Any = None, **options: Any):
+        super().__init__(voxel_encoder, middle_encoder, backbone or {"type": "mmengine.Identity"}, neck, **options)
 
     def extract_feat(self, batch_inputs_dict: dict[str, Any]) -> Any:
         """Head input from ``points``, a list of B clouds [P, F]."""
-        x = self.backbone(self.middle_encoder(self.voxel_encoder(batch_inputs_dict["points"])))
+        plan = getattr(self.middle_encoder, "first_plan", NOTHING)
+        x = self.backbone(self.middle_encoder(self.voxel_encoder(batch_inputs_dict["points"], plan)))
         return self.neck(x) if self.with_neck else x
