@@ -18,7 +18,7 @@ from pathlib import Path
 from visionrnn import __version__
 from visionrnn.errors import CheckpointError, DataError, MissingPackageError
 
-COMMANDS = ("train", "test", "detect", "create-data", "visualize", "doctor")
+COMMANDS = ("train", "test", "detect", "create-data", "convert-checkpoint", "visualize", "doctor")
 USER_ERRORS = (DataError, CheckpointError, MissingPackageError)
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview_parser() -> argparse.ArgumentParser:
     """The parser behind ``visionrnn --help``: it lists the subcommands without importing them."""
-    lines = [f"  {command:<12} {_first_line(command)}" for command in COMMANDS]
+    lines = [f"  {command:<18} {_first_line(command)}" for command in COMMANDS]
     parser = argparse.ArgumentParser(
         prog="visionrnn",
         usage="visionrnn COMMAND [options]",

@@ -34,7 +34,7 @@ UNCHANGED = {
 
 def load_config(config: str | Path | Mapping[str, Any]) -> Config:
     """A config by path or name, or one that is loaded already. Raises DataError when there is none or it cannot be read."""
-    if isinstance(config, Mapping):
+    if isinstance(config, (Config, Mapping)):
         return config if isinstance(config, Config) else Config(dict(config))
     path = find_config(config)
     try:
@@ -102,13 +102,13 @@ def _name(config: Config) -> str:
 
 
 class InferenceModel:
-    """A detector built once from a config and a checkpoint, in evaluation mode on ``device``.
+    """A detector built once from a config and a checkpoint (None: weights stay random), in evaluation mode on ``device``.
 
     Attributes: ``classes``; ``columns`` of a point; ``point_range`` (x, y, z minima then maxima in metres) or None; ``statistics`` of the
     training data ({} when the checkpoint has none).
     """
 
-    def __init__(self, config: str | Path | Mapping[str, Any], checkpoint: str | Path, device: str | torch.device = "cpu"):
+    def __init__(self, config: str | Path | Mapping[str, Any], checkpoint: str | Path | None, device: str | torch.device = "cpu"):
         ours.register_all()
         self.config = load_config(config)
         self.device = _device(device)
@@ -118,9 +118,10 @@ class InferenceModel:
             init_default_scope(scope)
         self.pipeline = PointPipeline(self.config)
         self.columns = self.pipeline.columns
-        content = read_checkpoint(checkpoint)
+        content = {} if checkpoint is None else read_checkpoint(checkpoint)
         model = self._build()
-        _load_weights(model, content["state_dict"], checkpoint)
+        if checkpoint is not None:
+            _load_weights(model, content["state_dict"], checkpoint)
         self.model = model.to(self.device).eval()
         meta = content.get("meta") or {}
         self.classes = self._classes(meta, checkpoint)
@@ -135,7 +136,7 @@ class InferenceModel:
             raise DataError(f"{_name(self.config)}: the model cannot be built: {type(error).__name__}: {error}") from error
         return model if self.device.type == "cuda" else revert_sync_batchnorm(model)
 
-    def _classes(self, meta: Mapping[str, Any], checkpoint: str | Path) -> tuple[str, ...]:
+    def _classes(self, meta: Mapping[str, Any], checkpoint: str | Path | None) -> tuple[str, ...]:
         """Names in the order of the labels: the checkpoint's, which the weights were trained with, else the config's."""
         dataset = (self.config.get("test_dataloader") or {}).get("dataset", {})
         metainfo = dataset.get("metainfo") or dataset.get("dataset", {}).get("metainfo") or self.config.get("metainfo") or {}

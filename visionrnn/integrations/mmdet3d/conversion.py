@@ -1,0 +1,168 @@
+"""Checkpoint files with published names ↔ files of ours, checked against the model of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet3d.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from visionrnn import __version__
+from visionrnn.checkpoints import as_official, check_fit, from_official, read_checkpoint
+from visionrnn.cli.configs import list_configs
+from visionrnn.datasets.files import atomic_write
+from visionrnn.errors import CheckpointError, DataError
+from visionrnn.integrations.mmdet3d.inference import load_config
+from visionrnn.official import FAMILIES
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written: tensors and parameters (buffers not counted) of the model, names in the file that were left out."""
+
+    tensors: int
+    parameters: int
+    left_out: tuple[str, ...]
+    config: Config
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    config: str | Path | Mapping[str, Any],
+    family: str = "lion",
+    to_official: bool = False,
+    step: int = 0,
+    overwrite: bool = False,
+) -> Conversion:
+    """Reads ``source``, renames its weights, compares them with the model of ``config``, and writes ``target`` whole or not at all.
+
+    Published weights become a checkpoint that ``visionrnn test`` and ``detect`` read; with ``to_official``, one of ours becomes a file
+    that OpenPCDet reads, its ``global_step`` set to ``step``. The model is built without memory for its weights, and nothing that is
+    stored in ``source`` is executed. A target that ends in ``.safetensors`` holds the tensors only.
+
+    Raises CheckpointError (unreadable, of another model, in the wrong direction) and DataError (config; target is the source, exists
+    without ``overwrite``, has an unknown ending).
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    _check_target(source, target, overwrite)
+    loaded = load_config(config)
+    state = _bare(read_checkpoint(source)["state_dict"])
+    model = build_without_memory(loaded)
+    left_out: tuple[str, ...] = ()
+    if to_official:
+        if any(name.startswith(("vfe.", "backbone_3d.", "dense_head.")) for name in state):
+            raise CheckpointError(f"{source}: nothing to convert, the file has published names; leave out --to official")
+        check_fit(model, state, source)
+        written, rest, key = as_official(state, family, step), _official_file(step), "model_state"
+    else:
+        if {name for name in model.state_dict() if not name.endswith("num_batches_tracked")} <= state.keys():
+            raise CheckpointError(
+                f"{source}: nothing to convert, the file has the names of this config's model; --to official is the way back"
+            )
+        written, rest, key = _ours(state, source, family), _our_meta(loaded, source), "state_dict"
+        _check(model, written, source)
+        left_out = tuple(name for name in state if name in FAMILIES[family].counters)
+    written = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in written.items()}
+    _write(target, written, rest, key)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Conversion(len(written), parameters, left_out, loaded)
+
+
+def build_without_memory(config: Config) -> nn.Module:
+    """The config's model on the device "meta": names and shapes only. Raises DataError when it cannot be built."""
+    scope = config.get("default_scope") or "mmdet3d"
+    try:
+        with DefaultScope.overwrite_default_scope(scope), torch.device("meta"):
+            return MODELS.build(config.model)
+    except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        raise DataError(f"{config.filename or 'config'}: the model cannot be built: {type(error).__name__}: {error}") from error
+
+
+def fitting_config(state: Mapping[str, Tensor]) -> str | None:
+    """Name of a config that comes with visionrnn whose model has exactly these names (ours) and shapes; None when there is none.
+
+    Only models whose voxel encoder fits are built, without memory.
+    """
+    encoder = {name: tuple(value.shape) for name, value in state.items() if name.startswith("voxel_encoder.")}
+    first, last = encoder.get("voxel_encoder.layers.0.0.weight"), encoder.get("voxel_encoder.layers.1.0.weight")
+    if first is None or last is None:
+        return None
+    for name in list_configs():
+        config = load_config(name)
+        parts: Mapping[str, Any] = config.model.get("voxel_encoder") or {}
+        if parts.get("type") != "PointVFE" or (parts["in_channels"] + 6, parts["feat_channels"][-1]) != (first[1], last[0]):
+            continue
+        try:
+            check_fit(build_without_memory(config), state, name)
+        except (CheckpointError, DataError):
+            continue
+        return name
+    return None
+
+
+def _check_target(source: Path, target: Path, overwrite: bool) -> None:
+    if target.suffix not in SUFFIXES:
+        raise DataError(f"{target}: expected a file name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
+        raise DataError(f"{target}: is the file to convert; give another name for the result")
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder; give the name of a file")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: exists already; give another name, or --force to replace it")
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefix that a wrapper for several processes adds."""
+    wrapped = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
+
+
+def _ours(state: Mapping[str, Tensor], source: Path, family: str) -> dict[str, Tensor]:
+    try:
+        return from_official(state, family)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: not the weights of a whole {family} model: {error}") from error
+
+
+def _check(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Raises CheckpointError when the weights are not this model's, with the config they belong to where one fits."""
+    try:
+        check_fit(model, state, source)
+    except CheckpointError as error:
+        better = fitting_config(state)
+        if better is None:
+            raise
+        raise CheckpointError(f"{error}. The file fits the config {better}") from error
+
+
+def _our_meta(config: Config, source: Path) -> dict[str, Any]:
+    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
+    while "metainfo" not in dataset and "dataset" in dataset:
+        dataset = dataset["dataset"]
+    classes = (dataset.get("metainfo") or {}).get("classes") or ()
+    meta = {"visionrnn_version": __version__, "converted_from": source.name, "classes": [str(name) for name in classes]}
+    return {"meta": {**meta, "config": config.pretty_text}}
+
+
+def _official_file(step: int) -> dict[str, Any]:
+    """What OpenPCDet stores beside the weights."""
+    return {"epoch": -1, "it": step, "optimizer_state": None, "version": f"visionrnn+{__version__}"}
+
+
+def _write(target: Path, state: dict[str, Tensor], rest: dict[str, Any], key: str) -> None:
+    with atomic_write(target) as file:
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save(state))
+        else:
+            torch.save({**rest, key: state}, file)
