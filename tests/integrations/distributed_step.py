@@ -111,19 +111,30 @@ def small_lion(pillars: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def centre_head(model: dict[str, Any]) -> dict[str, Any]:
+    """The model with a centre head, with overlap and velocities (which the boxes lack), on its map of 16 × 16 cells."""
+    encoder = model["voxel_encoder"]
+    grid = {"point_cloud_range": encoder["point_cloud_range"], "voxel_size": encoder["voxel_size"], "stride": 2}
+    channels = sum(model["neck"]["out_channels"])
+    head = {"type": "LIONCenterHead", "num_classes": 3, "in_channels": channels, "grid": grid, "extra": ["iou", "vel"]}
+    return {**model, "bbox_head": head, "train_cfg": None, "test_cfg": None}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--launcher", default="none")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--model", choices=("pointpillars", "lion"), default="pointpillars")
+    parser.add_argument("--model", choices=("pointpillars", "lion", "lion-centre"), default="pointpillars")
     parser.add_argument("--head", default="AnchorHead3D")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = shrink(Config.fromfile(BASE / "baselines" / "pointpillars_1xb2_synthetic-3d-3class.py").model.to_dict())
-    if args.model == "lion":
+    if args.model != "pointpillars":
         model = small_lion(model)
     model["bbox_head"]["type"] = args.head
+    if args.model == "lion-centre":
+        model = centre_head(model)
     runtime = Config.fromfile(BASE / "_base_" / "default_runtime.py")
     loader = {"batch_size": args.batch, "num_workers": 0, "sampler": {"type": "DefaultSampler", "shuffle": False}}
     runtime.merge_from_dict(

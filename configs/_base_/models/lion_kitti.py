@@ -47,6 +47,6 @@ model = dict(
         ),
         dir_offset=0.78539,
     ),
-    test_cfg=dict(nms_pre=4096, max_num=500),
+    test_cfg=dict(class_agnostic=True, nms_pre=4096, max_num=500),
 )
 del norm, point_cloud_range
