@@ -105,8 +105,9 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, *given):
-    grads = _prefix_softmax_backward(*watched_gradients(ctx, given), *ctx.saved_tensors, ctx.reverse)
-    _, _, log_decay, bonus, *_ = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    grads = _prefix_softmax_backward(*watched_gradients(ctx, given), *saved, ctx.reverse)
+    _, _, log_decay, bonus, *_ = saved
     present = (True, True, log_decay is not None, bonus is not None, True, True, True)
     return *(grad if there else None for grad, there in zip(grads, present, strict=True)), None, None, None
 

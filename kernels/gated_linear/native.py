@@ -120,10 +120,11 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, *given):
+    saved = ctx.saved_tensors
     grad_q, grad_k, grad_v, grad_decay, grad_bonus, grad_state = _gated_linear_backward(
-        *watched_gradients(ctx, given), *ctx.saved_tensors, ctx.scale, ctx.reverse
+        *watched_gradients(ctx, given), *saved, ctx.scale, ctx.reverse
     )
-    _, _, _, log_decay, bonus, *_ = ctx.saved_tensors
+    _, _, _, log_decay, bonus, *_ = saved
     grad_decay, grad_bonus = None if log_decay is None else grad_decay, None if bonus is None else grad_bonus
     return grad_q, grad_k, grad_v, grad_decay, grad_bonus, grad_state, None, None, None, None
 

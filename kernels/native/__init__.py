@@ -68,14 +68,16 @@ def call(function: str, *arguments: Tensor | float | int | bool | None) -> None:
 def watch(ctx: Any, outputs: Sequence[Tensor]) -> None:
     """For ``setup_context``: gradients are wanted of the first outputs only, not of kept states, for which no zeros are made then."""
     ctx.set_materialize_grads(False)
-    ctx.watched = [output.shape for output in outputs]
+    ctx.watched = [(output.shape, output.dtype, output.device) for output in outputs]
 
 
 def watched_gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor]:
-    """The gradients of the watched outputs; zeros where an output was not used."""
-    like = ctx.saved_tensors[0]
+    """The gradients of the watched outputs; zeros where an output was not used.
+
+    Reads no saved tensors: under activation checkpointing a backward may do so once only.
+    """
     pairs = zip(ctx.watched, gradients, strict=False)
-    return [like.new_zeros(shape) if gradient is None else gradient for shape, gradient in pairs]
+    return [torch.zeros(shape, dtype=dtype, device=device) if gradient is None else gradient for (shape, dtype, device), gradient in pairs]
 
 
 def _convert(value: Tensor | float | int | bool | None) -> ctypes._SimpleCData:

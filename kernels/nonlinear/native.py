@@ -90,9 +90,9 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, *given):
-    given = watched_gradients(ctx, given)
-    grad_x, grad_R, grad_bias, grad_state = _nonlinear_rnn_backward(*given, *ctx.saved_tensors, ctx.cell, ctx.reverse)
-    return grad_x, grad_R, None if ctx.saved_tensors[2] is None else grad_bias, grad_state, None, None, None, None
+    given, saved = watched_gradients(ctx, given), ctx.saved_tensors
+    grad_x, grad_R, grad_bias, grad_state = _nonlinear_rnn_backward(*given, *saved, ctx.cell, ctx.reverse)
+    return grad_x, grad_R, None if saved[2] is None else grad_bias, grad_state, None, None, None, None
 
 
 _nonlinear_rnn.register_autograd(_backward, setup_context=_setup)

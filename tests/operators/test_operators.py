@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import visionrnn.operators  # noqa: F401
 from visionrnn.backbones.blocks.residual import build_mixer
@@ -240,3 +241,15 @@ def test_only_causal_operators_run_in_parts():
             OPERATORS.build(config, dim=DIM).stream(inputs(dtype=torch.float32))
     with pytest.raises(ValueError, match="expected a causal operator"):
         OPERATORS.build(dict(type="bidirectional", mixer=dict(type="mamba", bidirectional=True)), dim=DIM)
+
+
+@EVERY
+def test_activation_checkpointing(name):
+    """Computed again in the backward pass: the same gradients. A backward may read its saved tensors only once then."""
+    operator = build(name, torch.float32)
+    x = torch.randn(2, LENGTH, DIM, requires_grad=True)
+    wanted = [x, *operator.parameters()]
+    plain = torch.autograd.grad(operator(x).square().sum(), wanted, allow_unused=True)
+    again = torch.autograd.grad(checkpoint(operator, x, use_reentrant=False).square().sum(), wanted, allow_unused=True)
+    for a, b in zip(plain, again, strict=True):
+        assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
