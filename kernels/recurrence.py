@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .dispatch import choose, implementation
-from .packing import Rows, boundaries
+from .packing import Rows
+from .packing import boundaries as checked_boundaries
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}  # dtype.to_complex() cannot be traced
 
@@ -42,7 +43,7 @@ class Recurrence:
         self.backend = choose(family, function, backend, self.dtype, like.device.type)
         self.call = implementation(family, function, self.backend)
         if cu_seqlens is not None:
-            self.cu_seqlens = boundaries(cu_seqlens, like)
+            self.cu_seqlens = checked_boundaries(cu_seqlens, like)
         self.sequences = like.shape[0] if self.cu_seqlens is None else self.cu_seqlens.numel() - 1
         self._timed: dict[str, tuple[Tensor | None, float | None]] = {}
         self._other: dict[str, Tensor | None] = {}
@@ -67,7 +68,7 @@ class Recurrence:
         if self.backend == "native" or not padded:
             arguments = {name: value for name, (value, _) in self._timed.items()} | self._other
             contiguous = {name: None if value is None else value.contiguous() for name, value in arguments.items()}
-            out, *states = self.call(**contiguous, cu_seqlens=self._native_boundaries(), reverse=self.reverse, **options)
+            out, *states = self.call(**contiguous, cu_seqlens=self.boundaries(), reverse=self.reverse, **options)
         else:
             rows = Rows(self.like, self.cu_seqlens, self.max_seqlen, self.reverse)
             timed = {name: None if value is None else rows.lay(value, blank) for name, (value, blank) in self._timed.items()}
@@ -77,7 +78,7 @@ class Recurrence:
         half = self.like.dtype in (torch.float16, torch.bfloat16)
         return (out.to(self.like.dtype) if half else out, *states)
 
-    def _native_boundaries(self) -> Tensor:
+    def boundaries(self) -> Tensor:
         """[S + 1]: where the sequences begin in the flattened [B · T, ...] tensors."""
         if self.cu_seqlens is not None:
             return self.cu_seqlens

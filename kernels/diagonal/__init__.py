@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..activations import softplus
 from ..recurrence import Recurrence
 
 NO_MAXIMUM = -1e38  # the maximum of no scores; finite, so that differences are
@@ -121,7 +122,7 @@ def selective_scan(
     delta, delta_bias = call.checked("delta", delta, tuple(u.shape)), call.checked("delta_bias", delta_bias, (channels,))
     delta = delta if delta_bias is None else delta + delta_bias
     call.timed("u", u, (channels,))
-    call.timed("delta", F.softplus(delta) if delta_softplus else delta, (channels,), blank=0)
+    call.timed("delta", softplus(delta) if delta_softplus else delta, (channels,), blank=0)
     call.constant("A", A, (channels, states))
     call.timed("B", B, (groups, states))
     call.timed("C", C, (groups, states))

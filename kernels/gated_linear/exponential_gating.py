@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..activations import log_sigmoid
 from ..diagonal import diagonal_scan
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
@@ -57,7 +57,7 @@ def mlstm(
     kind, (*steps, key), value = q.dtype, q.shape, v.shape[-1]
     q, k, v = (call.checked(name, given, (*steps, size)) for name, given, size in (("q", q, key), ("k", k, key), ("v", v, value)))
     gate = call.checked("input_gate", input_gate, tuple(steps))
-    log_forget = F.logsigmoid(call.checked("forget_gate", forget_gate, tuple(steps)))
+    log_forget = log_sigmoid(call.checked("forget_gate", forget_gate, tuple(steps)))
     states = _states(call, initial_state, {"C": (steps[-1], key, value), "n": (steps[-1], key), "m": (steps[-1],)}, STATES[gating])
     if gating == "exp":
         h, final = _exponential(q, k, v, gate, log_forget, states, eps, scale, options)

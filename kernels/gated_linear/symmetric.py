@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..packing import sequence_of
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
 
@@ -38,43 +36,33 @@ def symmetric_retention(
         raise ValueError(f"log_decay: expected [H], got {list(log_decay.shape)}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
-    options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options)
+    call = Recurrence(
+        "gated_linear", "gated_linear_attention", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend
+    )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    past, _ = gated_linear_attention(q, k, v, log_decay, scale=scale, return_final_state=True, **options)
-    q, k, v, log_decay = (value.to(call.dtype) for value in (q, k, v, log_decay))
-    future = _future(q, k, v, log_decay, chunk_size, call.cu_seqlens, reverse)
-    return (past + scale * future).to(past.dtype)
+    options: dict[str, Any] = dict(scale=scale, return_final_state=True, backend=backend)
+    past, _ = gated_linear_attention(q, k, v, log_decay, reverse=reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, **options)
+    if q.shape[1] == 0:
+        return past
+    # Chunks as sequences of their own, run the other way; a step's own part, with no decay, is in ``past`` already.
+    chunks = _chunks(call.boundaries(), q.shape[0] * q.shape[1], chunk_size, reverse)
+    none = torch.zeros(q.shape[2:], dtype=call.dtype, device=q.device)
+    one_decay = k * log_decay.exp().to(k.dtype).unsqueeze(-1)
+    q, k, v = (value.flatten(0, 1).unsqueeze(0) for value in (q, one_decay, v))
+    future, _ = gated_linear_attention(
+        q, k, v, log_decay, bonus=none, reverse=not reverse, cu_seqlens=chunks, max_seqlen=chunk_size, **options
+    )
+    return past + future.view(past.shape)
 
 
-def _future(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int, cu_seqlens: Tensor | None, reverse: bool) -> Tensor:
-    """The part of later steps of the same chunk, [B, T, H, V]."""
-    batch, length = q.shape[:2]
-    if cu_seqlens is not None:
-        places = _places(cu_seqlens, length, size, reverse)
-        number = (length + (cu_seqlens.numel() - 1) * (size - 1)) // size  # of chunks, at most
-        q, k, v = (value.new_zeros(number, size, *value.shape[2:]).index_put(places, value[0]) for value in (q, k, v))
-        return _in_chunks(q, k, v, log_decay)[places][None]
-    q, k, v = (value.flip(1) if reverse else value for value in (q, k, v))
-    number = (length + size - 1) // size
-    padding = (0, 0, 0, 0, 0, number * size - length)
-    q, k, v = (F.pad(value, padding).reshape(batch * number, size, *value.shape[2:]) for value in (q, k, v))
-    out = _in_chunks(q, k, v, log_decay).unflatten(0, (batch, number)).flatten(1, 2)[:, :length]
-    return out.flip(1) if reverse else out
-
-
-def _in_chunks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
-    """q, k, v: [chunks, size, H, K or V], in the order of the run. Head by head: nothing is copied, any number exports."""
-    steps = torch.arange(q.shape[1], device=q.device)
-    distance = (steps[None, :] - steps[:, None]).clamp(min=0)  # of the key after the query
-    weights = torch.where(distance > 0, (log_decay[:, None, None] * distance).exp(), 0.0)  # [H, size, size]
-    heads = zip(q.unbind(2), k.unbind(2), v.unbind(2), weights.unbind(0), strict=True)
-    return torch.stack([torch.bmm(torch.bmm(q_h, k_h.transpose(1, 2)) * weight, v_h) for q_h, k_h, v_h, weight in heads], 2)
-
-
-def _places(cu_seqlens: Tensor, length: int, size: int, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Chunk and place in it, both [N], of each packed step when the chunks of all sequences are numbered through."""
-    sequence, steps = sequence_of(cu_seqlens, length), torch.arange(length, device=cu_seqlens.device)
-    chunks = (cu_seqlens.diff() + size - 1) // size
-    step = cu_seqlens[sequence + 1] - 1 - steps if reverse else steps - cu_seqlens[sequence]
-    return (chunks.cumsum(0) - chunks)[sequence] + step // size, step % size
+def _chunks(bounds: Tensor, length: int, size: int, reverse: bool) -> Tensor:
+    """Boundaries of the chunks of all sequences, which lie at ``bounds`` [S + 1]; as many as there may be, the last ones empty."""
+    number = (bounds.diff() + size - 1) // size  # of chunks
+    chunk = torch.arange((length + (len(bounds) - 1) * (size - 1)) // size + 1, device=bounds.device)
+    last = number.cumsum(0)
+    sequence = torch.bucketize(chunk, last, right=True).clamp(max=len(number) - 1)
+    if reverse:
+        start = torch.maximum(bounds[1:][sequence] - (last[sequence] - chunk) * size, bounds[:-1][sequence])
+    else:
+        start = bounds[:-1][sequence] + (chunk - (last - number)[sequence]) * size
+    return start.clamp(max=length)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import selective_scan
+from visionrnn.kernels.activations import softplus
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
@@ -80,7 +81,7 @@ class SelectiveSSM(nn.Module):
         state = state or {}
         u, window = self.conv1d(u, state.get("conv"), cu_seqlens)
         dt, B, C = self.x_proj(u).split(self.sizes, dim=-1)
-        delta = F.softplus(self.dt_proj(dt).to(self.A_log.dtype))
+        delta = softplus(self.dt_proj(dt).to(self.A_log.dtype))
         y, h = selective_scan(
             u, delta, -self.A_log.exp(), B, C, self.D, None, state.get("scan"),
             return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,

@@ -15,6 +15,7 @@ from visionrnn.layers.norm import GroupedNorm
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
+DENSE = 256  # inner width up to which whole matrices are faster than blocks of them
 NAMES = {"exp": ("C", "n", "m"), "sigmoid": ("C", "n")}  # of the states
 
 
@@ -78,12 +79,11 @@ class MLSTM(Operator):
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
         state = state or {}
-        u, z = self.up_proj(x).chunk(2, -1)
+        weights, biases = self.up_proj.weight.chunk(2), (None, None) if self.up_proj.bias is None else self.up_proj.bias.chunk(2)
+        u, z = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
         c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
-        q, k, v = (self._blocks(source, weight) for source, weight in zip((c, c, u), self.qkv_weight, strict=True))
-        if self.qkv_bias is not None:
-            q, k, v = (value + bias for value, bias in zip((q, k, v), self.qkv_bias, strict=True))
-        input_gate, forget_gate = at_least_float32(self.gates(torch.cat([q, k, v], -1))).chunk(2, -1)
+        q, k, v, gates = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
+        input_gate, forget_gate = at_least_float32(gates).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
         names = NAMES[self.gating]
         h, memory = mlstm(
@@ -95,8 +95,30 @@ class MLSTM(Operator):
         y = torch.addcmul(h, self.skip, c) * F.silu(z)
         return self.down_proj(y.to(self.down_proj.weight.dtype)), {"conv": window, **dict(zip(names, memory, strict=True))}
 
-    @staticmethod
-    def _blocks(x: Tensor, weight: Tensor) -> Tensor:
-        """Each block of channels through a matrix of its own. x: [B, T, D], weight: [D / block, block out, block in]."""
-        x = x.unflatten(-1, weight.shape[:2])
-        return torch.einsum("btni,noi->btno", x.to(weight.dtype), weight).flatten(2)
+    def _from_blocks(self, u: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """q, k, v [B, T, D] and gates [B, T, 2H], each block of channels through a matrix of its own."""
+        blocks = self.qkv_weight.shape[1:3]
+        sources = (source.unflatten(-1, blocks).to(self.qkv_weight.dtype) for source in (c, c, u))
+        qkv = [torch.einsum("btni,noi->btno", source, w).flatten(2) for source, w in zip(sources, self.qkv_weight, strict=True)]
+        if self.qkv_bias is not None:
+            qkv = [value + bias for value, bias in zip(qkv, self.qkv_bias, strict=True)]
+        return *qkv, self.gates(torch.cat(qkv, -1))
+
+    def _from_input(self, x: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """The same by whole matrices, faster while they are small: blocks and gates put together, v and its share of the gates from x."""
+        with torch.autocast(x.device.type, enabled=False):
+            number = self.qkv_weight.shape[1]
+            diagonal = torch.eye(number, dtype=self.qkv_weight.dtype, device=self.qkv_weight.device)[:, None, :, None]
+            q, k, v = (self.qkv_weight.unsqueeze(-2) * diagonal).flatten(3, 4).flatten(1, 2)  # [D, D] each
+            up_bias = self.up_proj.bias
+            v_bias = None if up_bias is None else v @ up_bias.chunk(2)[0]
+            v = v @ self.up_proj.weight.chunk(2)[0]  # [D, C]
+            gate_q, gate_k, gate_v = self.gates.weight.chunk(3, 1)
+            gate_c, gate_x, gate_bias = gate_q @ q + gate_k @ k, gate_v @ v, self.gates.bias
+            q_bias = k_bias = None
+            if self.qkv_bias is not None:
+                q_bias, k_bias = self.qkv_bias[0], self.qkv_bias[1]
+                v_bias = self.qkv_bias[2] + v_bias
+                gate_bias = gate_bias + gate_q @ q_bias + gate_k @ k_bias + gate_v @ v_bias
+        gates = F.linear(c, gate_c) + F.linear(x, gate_x, gate_bias)
+        return F.linear(c, q, q_bias), F.linear(c, k, k_bias), F.linear(x, v, v_bias), gates

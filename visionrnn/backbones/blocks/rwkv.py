@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import causal_conv, gated_linear_attention
+from visionrnn.kernels.activations import tanh
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import at_least_float32, head_width
 from visionrnn.layers.norm import GroupedNorm
@@ -94,7 +95,7 @@ class TimeMix(nn.Module):
     def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
         change = step_change(x, cu_seqlens, self.backend)
         w, k, v, r, g = self._mixed(x, change)
-        decay = at_least_float32(torch.tanh(w @ self.decay_down) @ self.decay_up)
+        decay = at_least_float32(tanh(w @ self.decay_down) @ self.decay_up)
         log_decay = -torch.exp(decay + self.decay)
         q, k, v, log_decay = (
             value.unflatten(-1, (self.num_heads, -1)) for value in (self.r_proj(r), self.k_proj(k), self.v_proj(v), log_decay)
@@ -108,7 +109,7 @@ class TimeMix(nn.Module):
 
     def _mixed(self, x: Tensor, change: Tensor) -> tuple[Tensor, ...]:
         """The five mixes of x with the step before, [B, T, C] each."""
-        low = torch.tanh(torch.addcmul(x, change, self.mix_x) @ self.mix_down)
+        low = tanh(torch.addcmul(x, change, self.mix_x) @ self.mix_down)
         low = low.flatten(0, 1).unflatten(1, (5, -1)).transpose(0, 1)  # [5, B T, rank]
         mixes = torch.baddbmm(self.mixes.unsqueeze(1), low, self.mix_up).unflatten(1, x.shape[:2])
         return torch.addcmul(x, change, mixes).unbind(0)

@@ -1,0 +1,57 @@
+// softplus and tanh, number by number: torch's take 15 to 30 ns each on a CPU.
+#include <algorithm>
+#include "vector.h"
+
+namespace {
+
+constexpr int64_t PART = 8192;  // numbers of a task
+
+// log(1 + y) for 0 <= y <= 1, to a relative error of 1e-7: 2 artanh(s), s = y / (2 + y) <= 1/3, by its series.
+INLINE vec log1p_of_fraction(vec y) {
+  const vec s = y / (y + 2.f), q = s * s;
+  vec p = fill(1.f / 15);
+  p = p * q + 1.f / 13;
+  p = p * q + 1.f / 11;
+  p = p * q + 1.f / 9;
+  p = p * q + 1.f / 7;
+  p = p * q + 1.f / 5;
+  p = p * q + 1.f / 3;
+  p = p * q + 1.f;
+  return 2.f * s * p;
+}
+
+struct Softplus {
+  INLINE vec operator()(vec x) const {
+    const vec value = vmax(x, vec{}) + log1p_of_fraction(exp(vmin(x, -x)));
+    return x == x ? value : x;
+  }
+};
+
+// Odd polynomial near zero, where the quotient of exponentials cancels: interpolates at Chebyshev's points, relative error 2e-8 up to 0.625.
+struct Tanh {
+  INLINE vec operator()(vec x) const {
+    const vec size = vmax(x, -x), e = exp(-2.f * size), far = (1.f - e) / (1.f + e), q = x * x;
+    vec p = fill(-6.096708213e-3f);
+    p = p * q + 2.099717375e-2f;
+    p = p * q - 5.385090803e-2f;
+    p = p * q + 1.333276972e-1f;
+    p = p * q - 3.333332894e-1f;
+    const vec near = x + x * (p * q), value = size < 0.625f ? near : (x < 0.f ? -far : far);
+    return x == x ? value : x;
+  }
+};
+
+template <class Function>
+void apply(const float* x, float* y, int64_t count, int64_t threads) {
+  const Function function;
+#pragma omp parallel for num_threads(threads)
+  for (int64_t part = 0; part < (count + PART - 1) / PART; part++)
+    for (int64_t i = part * PART; i < std::min(count, (part + 1) * PART); i += W)
+      store_part(y + i, function(load_part(x + i, count - i)), count - i);
+}
+
+}  // namespace
+
+// x, y [count]
+EXPORT void softplus(const float* x, float* y, int64_t count, int64_t threads) { apply<Softplus>(x, y, count, threads); }
+EXPORT void hyperbolic_tangent(const float* x, float* y, int64_t count, int64_t threads) { apply<Tanh>(x, y, count, threads); }

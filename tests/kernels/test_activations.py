@@ -1,0 +1,42 @@
+"""softplus, log sigmoid and tanh of the native library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from visionrnn.kernels import activations, native
+
+FUNCTIONS = {"softplus": F.softplus, "log_sigmoid": F.logsigmoid, "tanh": torch.tanh}
+needs_library = pytest.mark.skipif(not native.is_built(), reason="the native library is not built")
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_number_keeps_its_relative_precision(name, dtype):
+    x = torch.cat([torch.linspace(-80, 80, 40003), torch.linspace(-1, 1, 40001), 10.0 ** -torch.arange(30), -(10.0 ** -torch.arange(30))])
+    x = x.to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    found, expected = getattr(activations, name)(x), (F.softplus(exact, threshold=1e9) if name == "softplus" else FUNCTIONS[name](exact))
+    assert found.dtype == dtype
+    assert torch.allclose(found.double(), expected, rtol=6e-6, atol=1e-36)  # that of the exponential far below zero
+    small = x.detach().abs() < 3
+    assert torch.allclose(found.double()[small], expected[small], rtol=6e-7)
+    (gradient,), (wanted,) = torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), exact)
+    assert torch.allclose(gradient.double(), wanted, rtol=4e-7, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_infinities_and_nothing(name):
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    assert torch.allclose(getattr(activations, name)(x), FUNCTIONS[name](x), atol=1e-36, equal_nan=True)
+    assert getattr(activations, name)(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["softplus", "tanh"])
+def test_opcheck(name):
+    op = getattr(torch.ops.visionrnn, name)
+    torch.library.opcheck(op, (torch.randn(5, 7, requires_grad=True),))
+    torch.library.opcheck(op, (torch.randn(5, 7).T,))
