@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mmdet3d.models.detectors import VoxelNet
 from mmdet3d.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from visionrnn.backbones.lion import LION, OFFICIAL_STAGES, Stage
 from visionrnn.backbones.lion_sparse import SparseLION
@@ -50,6 +50,9 @@ class SparseLIONEncoder(SparseLION):
     """:class:`visionrnn.backbones.SparseLION` for heads that take voxels: no map is made. Returns Voxels, ``spatial_shape`` (1, Y, X)."""
 
 
+MODELS.register_module(name="Identity", module=nn.Identity, force=True)  # no backbone: mmdet3d's detectors always build one
+
+
 @MODELS.register_module()
 class PointVoxelNet(VoxelNet):
     """Detector on clouds of points: ``voxel_encoder`` (PointVFE) → ``middle_encoder`` (LIONEncoder) → backbone → neck → head.
@@ -59,7 +62,7 @@ class PointVoxelNet(VoxelNet):
     """
 
     def __init__(self, voxel_encoder: Any, middle_encoder: Any, backbone: Any = None, neck: Any = None, **options: Any):
-        super().__init__(voxel_encoder, middle_encoder, backbone or {"type": "mmengine.Identity"}, neck, **options)
+        super().__init__(voxel_encoder, middle_encoder, backbone or {"type": "Identity"}, neck, **options)
 
     def extract_feat(self, batch_inputs_dict: dict[str, Any]) -> Any:
         """Head input from ``points``, a list of B clouds [P, F]."""
