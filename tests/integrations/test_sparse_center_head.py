@@ -8,7 +8,11 @@ import torch
 
 pytest.importorskip("mmdet3d")
 pytest.importorskip("visionrnn.integrations.mmdet3d")  # first: makes mmdet3d importable
-from mmdet3d.structures import LiDARInstance3DBoxes
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 
 from visionrnn.integrations.mmdet3d.heads.sparse_center import LIONSparseCenterHead
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
@@ -176,6 +180,42 @@ def test_samples_do_not_disturb_each_other():
     together, alone = module.predict(both, [None, None])[1], module.predict(second, [None])[0]
     assert torch.equal(together.labels_3d, alone.labels_3d)
     assert torch.allclose(together.bboxes_3d.tensor, alone.bboxes_3d.tensor, atol=1e-5)
+
+
+def test_whole_sparse_detector_trains_and_predicts():
+    """Points → voxels → sparse LION → head, without any dense map; the second of three frames is empty."""
+    place = {"point_cloud_range": [-8, -4, -4, 8, 4, 4], "voxel_size": [0.5, 0.5, 0.25]}
+    config = ConfigDict(
+        type="PointVoxelNet",
+        data_preprocessor=dict(type="Det3DDataPreprocessor"),
+        voxel_encoder=dict(type="PointVFE", in_channels=4, feat_channels=[8, 8], **place),
+        middle_encoder=dict(
+            type="SparseLIONEncoder",
+            dim=8,
+            operator=dict(type="mamba", d_state=2),
+            stages=[dict(window=[4, 4, 32 >> i], group_size=64) for i in range(4)],
+            bev_stages=[dict(window=[5, 5, 1], group_size=32)],
+        ),
+        bbox_head=dict(type="LIONSparseCenterHead", in_channels=8, groups=GROUPS, grid=place),
+        test_cfg=dict(limit=RANGE),
+    )
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        model = MODELS.build(config)
+    span, low = torch.tensor([16.0, 8, 8, 1]), torch.tensor([-8.0, -4, -4, 0])
+    points = [torch.rand(count, 4) * span + low for count in (200, 0, 120)]
+    samples = []
+    for boxes, labels in (([[1.0, -1.0, -1.0, 4.0, 1.8, 1.5, 0.3]], [0]), ([], []), ([[4.0, 1.0, -1.2, 0.8, 0.6, 1.7, 0.0]], [2])):
+        truth = sample(boxes, labels).gt_instances_3d
+        data_sample = Det3DDataSample()
+        data_sample.gt_instances_3d = InstanceData(bboxes_3d=truth.bboxes_3d, labels_3d=truth.labels_3d)
+        samples.append(data_sample)
+    losses = model.loss({"points": points}, samples)
+    assert len(losses) == 2 * len(GROUPS) and all(bool(value.isfinite()) for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+    found = model.eval().predict({"points": points}, samples)
+    assert len(found) == 3 and not len(found[1].pred_instances_3d.scores_3d)
 
 
 def test_wrong_options_and_grids():
