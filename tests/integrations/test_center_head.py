@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ pytest.importorskip("mmdet3d")
 import visionrnn.integrations.mmdet3d  # noqa: F401  (makes mmdet3d importable)
 
 # isort: split
+from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from visionrnn.integrations.mmdet3d.heads.center import LIONCenterHead
@@ -24,6 +28,7 @@ from visionrnn.integrations.mmdet3d.heads.center_targets import Peaks, assign, d
 from visionrnn.integrations.mmdet3d.heads_common import aligned_iou_3d, counts
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/lion"
 GRID = Grid([0, -4, -2, 8, 4, 2], [0.5, 0.5, 0.25], 1)  # 16 × 16 cells of half a metre
 CAR = [3.1, 0.4, -0.9, 4.0, 2.0, 1.5, 0.7]
 
@@ -287,6 +292,35 @@ def test_initial_values():
     assert model.branches["hm"][1].bias.eq(-2.19).all() and model.branches["dim"][1].bias.eq(0).all()
     deviation = model.branches["dim"][0][0].weight.std().item()
     assert deviation == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["lion-mamba_8xb2-24e_waymo-3d-3class", "lion-mamba_8xb2-80e_once-3d-5class"])
+def test_published_detectors_on_a_small_part_of_their_range(name):
+    """32 × 32 cells and 16 channels, a cloud without points between two others: losses, gradients and boxes are finite."""
+    torch.manual_seed(0)
+    model = Config.fromfile(CONFIGS / f"{name}.py").model
+    encoder, half = model.voxel_encoder, 16 * model.voxel_encoder.voxel_size[0]
+    small = [-half, -half, encoder.point_cloud_range[2], half, half, encoder.point_cloud_range[5]]
+    encoder.update(point_cloud_range=small, feat_channels=[16, 16])
+    model.middle_encoder.update(dim=16, operator={"type": "mamba", "d_state": 4})
+    model.backbone.in_channels = 32
+    model.bbox_head.grid.point_cloud_range = small
+    model.test_cfg.score_threshold = 0.0
+    with DefaultScope.overwrite_default_scope("mmdet3d"):
+        detector = MODELS.build(model)
+    clouds = [
+        torch.rand(count, encoder.in_channels) * torch.tensor([3, 3, 1.5, *[1.0] * (encoder.in_channels - 3)]) for count in (200, 0, 90)
+    ]
+    samples = [sample([[1.5, 1.5, 0.6, 2.0, 1.0, 1.5, 0.4]]), sample([]), sample([[1.0, 2.0, 0.6, 0.8, 0.8, 1.7, 2.0]], [1])]
+    inputs = {"points": clouds}
+    losses, _ = detector.parse_losses(detector.loss(inputs, samples))
+    losses.backward()
+    gradients = {key: parameter.grad for key, parameter in detector.named_parameters()}
+    assert all(value is not None and torch.isfinite(value).all() for value in gradients.values())
+    with torch.no_grad():
+        found = [result.pred_instances_3d for result in detector.eval().predict(inputs, samples)]
+    assert all(0 < len(boxes.scores_3d) <= 500 * model.bbox_head.num_classes for boxes in found)
+    assert all(torch.isfinite(boxes.bboxes_3d.tensor).all() and boxes.bboxes_3d.tensor.shape[1] == 7 for boxes in found)
 
 
 @pytest.mark.parametrize(

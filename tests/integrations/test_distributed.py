@@ -46,7 +46,7 @@ def worst(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> fl
     return max(float((first[name] - second[name]).abs().max()) for name in first) / scale
 
 
-@pytest.mark.parametrize("model", ["pointpillars", "lion", "lion-centre"])
+@pytest.mark.parametrize("model", ["pointpillars", "lion", pytest.param("lion-centre", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(tmp_path, model):
     """BatchNorm in eval mode, loss normalisers reduced over the ranks: losses and gradients agree within 1e-5."""
     losses, gradients = step(tmp_path / "one", 1, "--model", model)
