@@ -222,6 +222,18 @@ def test_heads_know_the_classes():
     assert kitti.bbox_head.num_anchors == 6
 
 
+@pytest.mark.parametrize("operator", ["mamba", "rwkv", "retnet", "xlstm", "ttt"])
+def test_only_mambas_states_do_not_decay(operator):
+    """34 blocks with A and D of two directions; everything else decays, norms and biases too."""
+    from visionrnn.integrations.mmengine.optimizers import DecayGroups
+
+    model, groups = build(f"lion-{operator}_8xb2-80e_kitti-3d-3class"), []
+    DecayGroups({"type": "OptimWrapper", "optimizer": {"type": "AdamW", "lr": 1.0}}).add_params(groups, model)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    free = [tuple(p.shape) for group in groups if group.get("weight_decay") == 0.0 for p in group["params"]]
+    assert sorted(free) == (sorted([(128, 16), (128,)] * 2 * 34) if operator == "mamba" else [])
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_docstring_states_commands_hardware_and_score(name):
     text = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
