@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import selective_scan
 from visionrnn.kernels.activations import softplus
 from visionrnn.layers.causal_conv import CausalConv
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -40,11 +41,11 @@ class Mamba(Operator):
         super().__init__()
         self.causal = not bidirectional
         inner, dt_rank = expand * dim, math.ceil(dim / 16) if dt_rank is None else dt_rank
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.in_proj = Linear(dim, 2 * inner, bias=False)
         self.directions = nn.ModuleList(
             SelectiveSSM(inner, d_state, d_conv, dt_rank, reverse, backend) for reverse in ((False, True) if bidirectional else (False,))
         )
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
@@ -66,8 +67,8 @@ class SelectiveSSM(nn.Module):
         super().__init__()
         self.reverse, self.backend, self.sizes = reverse, backend, (dt_rank, d_state, d_state)
         self.conv1d = CausalConv(inner, d_conv, reverse=reverse, activation="silu", backend=backend)
-        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
-        self.dt_proj = nn.Linear(dt_rank, inner)
+        self.x_proj = Linear(inner, sum(self.sizes), bias=False)
+        self.dt_proj = Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         without_weight_decay(self.A_log, self.D)

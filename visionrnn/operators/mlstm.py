@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import mlstm
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
+from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.norm import GroupedNorm
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
@@ -55,22 +56,22 @@ class MLSTM(Operator):
             raise ValueError(f"inner width {expand} · dim={dim} is not a multiple of qkv_block={qkv_block}")
         self.num_heads, self.gating, self.reverse, self.backend = num_heads, gating, reverse, backend
         self.causal = not reverse
-        self.up_proj = nn.Linear(dim, 2 * inner, bias=bias)
+        self.up_proj = Linear(dim, 2 * inner, bias=bias)
         self.conv1d = CausalConv(inner, d_conv, reverse=reverse, activation="silu", backend=backend)
         self.qkv_weight = nn.Parameter(torch.empty(3, inner // qkv_block, qkv_block, qkv_block))
         self.qkv_bias = nn.Parameter(torch.zeros(3, inner)) if bias else None
-        self.gates = nn.Linear(3 * inner, 2 * num_heads)
+        self.gates = Linear(3 * inner, 2 * num_heads)
         self.norm = (
             GroupedNorm(num_heads, inner, bias, offset=True)
             if offset_norm
             else HeadNorm(num_heads, inner // num_heads, center=True, bias=bias)
         )
         self.skip = nn.Parameter(torch.ones(inner))
-        self.down_proj = nn.Linear(inner, dim, bias=bias)
+        self.down_proj = Linear(inner, dim, bias=bias)
         for weight in (self.up_proj.weight, self.qkv_weight, self.down_proj.weight):
             nn.init.normal_(weight, std=math.sqrt(2 / (5 * dim)))
-        for linear in (self.up_proj, self.down_proj) if bias else ():
-            nn.init.zeros_(linear.bias)
+        for projection in (self.up_proj, self.down_proj) if bias else ():
+            nn.init.zeros_(projection.bias)
         nn.init.zeros_(self.gates.weight)
         with torch.no_grad():
             self.gates.bias.copy_(torch.cat([0.1 * torch.randn(num_heads), torch.linspace(3, 6, num_heads)]))
@@ -80,7 +81,7 @@ class MLSTM(Operator):
     ) -> tuple[Tensor, State]:
         state = state or {}
         weights, biases = self.up_proj.weight.chunk(2), (None, None) if self.up_proj.bias is None else self.up_proj.bias.chunk(2)
-        u, z = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        u, z = (linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
         c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
         q, k, v, gates = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
         input_gate, forget_gate = at_least_float32(gates).chunk(2, -1)
@@ -120,5 +121,5 @@ class MLSTM(Operator):
                 q_bias, k_bias = self.qkv_bias[0], self.qkv_bias[1]
                 v_bias = self.qkv_bias[2] + v_bias
                 gate_bias = gate_bias + gate_q @ q_bias + gate_k @ k_bias + gate_v @ v_bias
-        gates = F.linear(c, gate_c) + F.linear(x, gate_x, gate_bias)
-        return F.linear(c, q, q_bias), F.linear(c, k, k_bias), F.linear(x, v, v_bias), gates
+        gates = linear(c, gate_c) + linear(x, gate_x, gate_bias)
+        return linear(c, q, q_bias), linear(c, k, k_bias), linear(x, v, v_bias), gates

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels.packing import sequence_of
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import at_least_float32, head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.layers.rope import positions, rotate
 from visionrnn.operators.base import Operator, State
 
@@ -42,11 +43,11 @@ class TTTLayer(Operator):
         super().__init__()
         self.num_heads, self.width = num_heads, head_width(dim, num_heads)
         self.mini_batch_size, self.base_lr, self.rope_theta, self.backend = mini_batch_size, base_lr, rope_theta, backend
-        self.q_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(3))
-        self.k_proj = None if share_qk else nn.Linear(dim, dim, bias=False)
+        self.q_proj, self.v_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(3))
+        self.k_proj = None if share_qk else Linear(dim, dim, bias=False)
         self.convs = nn.ModuleDict({name: CausalConv(dim, d_conv, backend=backend) for name in "qk"} if share_qk else {})
-        self.gate_proj = nn.Linear(dim, dim, bias=False) if gate else None
-        self.lr_proj = nn.Linear(dim, num_heads)
+        self.gate_proj = Linear(dim, dim, bias=False) if gate else None
+        self.lr_proj = Linear(dim, num_heads)
         nn.init.normal_(self.lr_proj.weight, std=0.02)
         nn.init.zeros_(self.lr_proj.bias)
         self.scale_offset = nn.Parameter(torch.zeros(mini_batch_size))

@@ -11,6 +11,7 @@ from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import symmetric_retention
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.registry import BLOCKS
 
 CHUNK = 64  # part of the definition: steps of one chunk see each other, not only the earlier ones
@@ -38,7 +39,7 @@ class RetNetBlock(nn.Module):
         super().__init__()
         self.retention_norm, self.feed_forward_norm = nn.LayerNorm(dim, eps=EPS), nn.LayerNorm(dim, eps=EPS)
         self.retention = SymmetricRetention(dim, num_heads, expand_v, backend)
-        self.feed_forward = nn.Sequential(nn.Linear(dim, hidden_rate * dim), nn.GELU(), nn.Linear(hidden_rate * dim, dim))
+        self.feed_forward = nn.Sequential(Linear(dim, hidden_rate * dim), nn.GELU(), Linear(hidden_rate * dim, dim))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
@@ -55,8 +56,8 @@ class SymmetricRetention(nn.Module):
         super().__init__()
         head_width(dim, num_heads)
         self.num_heads, self.backend = num_heads, backend
-        self.q_proj, self.k_proj = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.v_proj, self.out_proj = nn.Linear(dim, expand_v * dim, bias=False), nn.Linear(expand_v * dim, dim, bias=False)
+        self.q_proj, self.k_proj = Linear(dim, dim, bias=False), Linear(dim, dim, bias=False)
+        self.v_proj, self.out_proj = Linear(dim, expand_v * dim, bias=False), Linear(expand_v * dim, dim, bias=False)
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             nn.init.xavier_uniform_(linear.weight, gain=2**-2.5)
         log_decay = torch.log1p(-(2.0 ** -(5.0 + torch.arange(num_heads, dtype=torch.float64))))

@@ -13,6 +13,7 @@ from visionrnn.kernels import causal_conv, gated_linear_attention
 from visionrnn.kernels.activations import tanh
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import at_least_float32, head_width
+from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.norm import GroupedNorm
 from visionrnn.registry import BLOCKS
 
@@ -88,14 +89,14 @@ class TimeMix(nn.Module):
         self.decay_up = nn.Parameter(torch.empty(DECAY_RANK, dim).uniform_(-1e-4, 1e-4))
         zigzag = 0.1 * ((torch.arange(dim) + 1) % 3 - 1)
         self.bonus = nn.Parameter((late * (1 - line) + zigzag).unflatten(0, (num_heads, width)))
-        self.k_proj, self.v_proj, self.r_proj, self.gate_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(5))
+        self.k_proj, self.v_proj, self.r_proj, self.gate_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(5))
         self.norm = GroupedNorm(num_heads, dim)
         self.key_norm = nn.LayerNorm(dim) if key_norm else None
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
         change = step_change(x, cu_seqlens, self.backend)
         w, k, v, r, g = self._mixed(x, change)
-        decay = at_least_float32(tanh(w @ self.decay_down) @ self.decay_up)
+        decay = at_least_float32(linear(tanh(linear(w, self.decay_down.t())), self.decay_up.t()))
         log_decay = -torch.exp(decay + self.decay)
         q, k, v, log_decay = (
             value.unflatten(-1, (self.num_heads, -1)) for value in (self.r_proj(r), self.k_proj(k), self.v_proj(v), log_decay)
@@ -109,7 +110,7 @@ class TimeMix(nn.Module):
 
     def _mixed(self, x: Tensor, change: Tensor) -> tuple[Tensor, ...]:
         """The five mixes of x with the step before, [B, T, C] each."""
-        low = tanh(torch.addcmul(x, change, self.mix_x) @ self.mix_down)
+        low = tanh(linear(torch.addcmul(x, change, self.mix_x), self.mix_down.t()))
         low = low.flatten(0, 1).unflatten(1, (5, -1)).transpose(0, 1)  # [5, B T, rank]
         mixes = torch.baddbmm(self.mixes.unsqueeze(1), low, self.mix_up).unflatten(1, x.shape[:2])
         return torch.addcmul(x, change, mixes).unbind(0)
@@ -126,8 +127,8 @@ class ChannelMix(nn.Module):
         self.backend = backend
         mix = (torch.arange(dim) / dim) ** (1 - place.index / place.count)
         self.mix_k, self.mix_r = nn.Parameter(mix.clone()), nn.Parameter(mix.clone())
-        self.k_proj, self.v_proj = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
-        self.r_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj, self.v_proj = Linear(dim, hidden, bias=False), Linear(hidden, dim, bias=False)
+        self.r_proj = Linear(dim, dim, bias=False)
         self.key_norm = nn.LayerNorm(hidden) if key_norm else None
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.layers.drop_path import DropPath
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.ttt_linear import TTTLinear
 from visionrnn.registry import BLOCKS
 
@@ -47,8 +48,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.gate_proj, self.up_proj = nn.Linear(dim, hidden, bias=False), nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_proj, self.up_proj = Linear(dim, hidden, bias=False), Linear(dim, hidden, bias=False)
+        self.down_proj = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,55 @@
+"""Linear against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from visionrnn.layers.linear import Linear, linear
+from visionrnn.testing import error
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 12), (1, 30, 12), (2, 3, 5, 12), (0, 12), (12,)], ids=str)
+def test_values_and_gradients(shape, bias):
+    torch.manual_seed(0)
+    layer, plain = Linear(12, 5, bias=bias), torch.nn.Linear(12, 5, bias=bias).double()
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(shape, requires_grad=True)
+    exact = x.detach().double().requires_grad_()
+    out, expected = layer(x), plain(exact)
+    assert error(out, expected) < 1e-6
+    cotangent = torch.randn_like(expected)
+    found = torch.autograd.grad((out * cotangent).sum(), [x, *layer.parameters()])
+    wanted = torch.autograd.grad((expected * cotangent).sum(), [exact, *plain.parameters()])
+    assert all(error(a, b) < 1e-6 for a, b in zip(found, wanted, strict=True))
+    with torch.no_grad():
+        assert error(layer(x), expected) < 1e-6
+
+
+def test_strided_operands():
+    x, weight = torch.randn(40, 3, 8)[:, 1], torch.randn(8, 6).t()
+    assert error(linear(x, weight), F.linear(x.double(), weight.double())) < 1e-6
+    assert error(linear(x.t().contiguous().t(), weight), F.linear(x.double(), weight.double())) < 1e-6
+
+
+def test_only_wanted_gradients_and_second_ones():
+    x, weight = torch.randn(9, 4), torch.randn(3, 4, requires_grad=True)
+    assert torch.allclose(torch.autograd.grad(linear(x, weight).sum(), weight)[0], x.sum(0).expand(3, 4), atol=1e-5)
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), weight)
+    exact = weight.detach().double().requires_grad_()
+    point = x.detach().double().requires_grad_()
+    (first,) = torch.autograd.grad(F.linear(point, exact).square().sum(), point, create_graph=True)
+    assert error(second, torch.autograd.grad(first.square().sum(), exact)[0]) < 1e-5
+
+
+def test_other_types_go_torchs_way():
+    x, weight = torch.randn(3, 4), torch.randn(2, 4)
+    assert torch.equal(linear(x.double(), weight.double()), F.linear(x.double(), weight.double()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError):
+        linear(x, torch.randn(2, 5))
