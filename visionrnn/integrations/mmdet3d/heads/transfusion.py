@@ -62,9 +62,9 @@ class LIONTransFusionHead(BaseModule):
     """TransFusion head (Bai et al. 2022) with attention to the cells round each query and with an IoU branch, as LION trains on nuScenes.
 
     in_channels: width of the neck's map. num_classes: K. grid: options of Grid (point_cloud_range, voxel_size, stride), which tell where
-    the map's cells lie. num_proposals: queries per sample. point_classes: labels of objects no larger than
-    a cell; every cell of theirs may become a query, of the others only those which are the largest of the 3 × 3 round them. decoder:
-    options of DecoderLayer (channels, num_heads, ffn_channels, radius, wrap_borders).
+    the map's cells lie. num_proposals: queries per sample. point_classes: labels of objects no larger than a cell; every cell of theirs
+    may become a query, of the others only those which are the largest of the 3 × 3 round them. decoder: options of DecoderLayer
+    (channels, num_heads, ffn_channels, radius, wrap_borders).
 
     Released weights expect ``decoder=dict(wrap_borders=True)``, which repeats what the published head does at the left and right border;
     the default does not. Classes are numbers here, and the data set must have them in LION's order (car, truck, construction_vehicle,
