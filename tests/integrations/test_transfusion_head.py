@@ -259,7 +259,7 @@ def test_overfitting_finds_the_boxes():
         total.backward()
         optimizer.step()
         totals.append(total.item())
-    assert totals[-1] < 0.05 * totals[0]
+    assert totals[-1] < 0.1 * totals[0]
     made.train()  # the statistics of this one map
     with torch.no_grad():
         (found,) = made.predict(feats, data)
