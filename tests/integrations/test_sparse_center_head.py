@@ -182,6 +182,14 @@ def test_samples_do_not_disturb_each_other():
     assert torch.allclose(together.bboxes_3d.tensor, alone.bboxes_3d.tensor, atol=1e-5)
 
 
+def test_candidates_alone_give_the_boxes_of_all_cells():
+    module, given = head(score_thr=0.08, candidates=40).eval(), voxels([150, 0, 300])
+    for one, other in zip(module.predict(given, [None] * 3), module.predict_by_feat(module(given), given), strict=True):
+        assert torch.equal(one.labels_3d, other.labels_3d) and torch.equal(one.scores_3d, other.scores_3d)
+        assert torch.allclose(one.bboxes_3d.tensor, other.bboxes_3d.tensor, atol=1e-4)
+    assert len(one.labels_3d) > 20
+
+
 def test_whole_sparse_detector_trains_and_predicts():
     """Points → voxels → sparse LION → head, without any dense map; the second of three frames is empty."""
     place = {"point_cloud_range": [-8, -4, -4, 8, 4, 4], "voxel_size": [0.5, 0.5, 0.25]}

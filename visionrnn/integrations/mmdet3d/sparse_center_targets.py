@@ -51,9 +51,10 @@ def cell_targets(cells: Tensor, centres: Tensor, radii: Tensor, labels: Tensor, 
     heat = torch.zeros(num_classes, len(cells), device=cells.device)
     if not len(centres):
         return heat.t(), labels.new_zeros(0, dtype=torch.long)
+    x, y = cells.float().unbind(1)
     nearest = []
     for centre, radius, label in zip(*(part.split(OBJECTS_AT_ONCE) for part in (centres, radii, labels)), strict=True):
-        squared = ((centre[:, None].float() - cells[None].float()) ** 2).sum(-1)  # [m, N]
+        squared = (centre[:, :1] - x) ** 2 + (centre[:, 1:] - y) ** 2  # [m, N]
         least, row = squared.min(dim=1)
         reach = radius.float()[:, None]
         peaks = torch.exp((least[:, None] - squared) / (2 * ((2 * reach + 1) / 6) ** 2))

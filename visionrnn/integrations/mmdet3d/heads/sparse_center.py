@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,10 +96,13 @@ class LIONSparseCenterHead(nn.Module):
 
         voxels: the occupied cells, spatial_shape (1, Y, X). Raises ValueError for voxels with a height or another grid.
         """
+        x = self._occupied(voxels)
+        return [{name: branch(x) for name, branch in head.items()} for head in self.heads]  # type: ignore[operator]
+
+    def _occupied(self, voxels: Voxels) -> SparseConvTensor:
         if tuple(voxels.spatial_shape) != (1, *self.grid.shape):
             raise ValueError(f"voxels have spatial_shape {tuple(voxels.spatial_shape)}; the head's grid gives {(1, *self.grid.shape)}")
-        x = SparseConvTensor(voxels.features, voxels.coords, voxels.spatial_shape, voxels.batch_size, voxels.cache)
-        return [{name: branch(x) for name, branch in head.items()} for head in self.heads]  # type: ignore[operator]
+        return SparseConvTensor(voxels.features, voxels.coords, voxels.spatial_shape, voxels.batch_size, voxels.cache)
 
     # ---- training
 
@@ -139,35 +142,68 @@ class LIONSparseCenterHead(nn.Module):
 
     # ---- prediction
 
+    @torch.no_grad()
     def predict(self, voxels: Voxels, batch_data_samples: Sequence[Any], rescale: bool = False) -> list[InstanceData]:
-        """For each sample its boxes: bboxes_3d (LiDARInstance3DBoxes), scores_3d, labels_3d; group after group, best first in each."""
-        return self.predict_by_feat(self(voxels), voxels)
+        """For each sample its boxes: bboxes_3d (LiDARInstance3DBoxes), scores_3d, labels_3d; group after group, best first in each.
+
+        Only the heat maps are computed everywhere; the branches of the boxes see the candidates and the cells round them.
+        """
+        x = self._occupied(voxels)
+
+        def codes(group: int, rows: Tensor) -> Tensor:
+            near, place = _surroundings(x, rows)
+            return torch.cat([self.heads[group][name](near)[place] for name in CODES], dim=1)  # type: ignore[index, operator]
+
+        return self._detect([head["heatmap"](x) for head in self.heads], codes, voxels)  # type: ignore[index, operator]
 
     def predict_by_feat(self, outputs: list[dict[str, Tensor]], voxels: Voxels) -> list[InstanceData]:
         """Boxes of each sample from the outputs of :meth:`forward`."""
-        cells = voxels.coords[:, [3, 2]].split(list(voxels.counts))
-        codes = [torch.cat([out[name] for name in CODES], dim=1).float().split(list(voxels.counts)) for out in outputs]
-        heat = [out["heatmap"].float().sigmoid().split(list(voxels.counts)) for out in outputs]
+        codes = [torch.cat([out[name] for name in CODES], dim=1) for out in outputs]
+        return self._detect([out["heatmap"] for out in outputs], lambda group, rows: codes[group][rows], voxels)
+
+    def _detect(self, heat: list[Tensor], codes: Callable[[int, Tensor], Tensor], voxels: Voxels) -> list[InstanceData]:
+        """Boxes from each group's heat map [N, labels of the group] and ``codes`` (group, rows [M]) → [M, 8]."""
+        found = []  # group by group, the boxes of each sample
+        for number, (group, logits) in enumerate(zip(self.groups, heat, strict=True)):
+            candidates = [self._candidates(part, group) for part in logits.float().sigmoid().split(list(voxels.counts))]
+            starts = [sum(voxels.counts[:b]) for b in range(voxels.batch_size)]
+            rows = torch.cat([row + start for (row, _, _), start in zip(candidates, starts, strict=True)])
+            boxes = decode(codes(number, rows).float(), voxels.coords[rows][:, [3, 2]], self.grid)
+            parts = boxes.split([len(row) for row, _, _ in candidates])
+            found.append([self._kept(part, scores, labels) for part, (_, scores, labels) in zip(parts, candidates, strict=True)])
         results = []
-        for b in range(voxels.batch_size):
-            parts = [self._boxes(heat[i][b], codes[i][b], cells[b], group) for i, group in enumerate(self.groups)]
-            boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        for sample in zip(*found, strict=True):
+            boxes, scores, labels = (torch.cat(part) for part in zip(*sample, strict=True))
             bottom = LiDARInstance3DBoxes(boxes, box_dim=7, origin=(0.5, 0.5, 0.5))  # converts to bottom centres
             results.append(InstanceData(bboxes_3d=bottom, scores_3d=scores, labels_3d=labels))
         return results
 
-    def _boxes(self, heat: Tensor, codes: Tensor, cells: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes [M, 7], scores [M], labels [M] of one group in one sample."""
+    def _candidates(self, scores: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, scores and labels, [M] each, of the best cells of one sample: scores [N, labels of the group]."""
+        best, place = scores.flatten().topk(min(int(self.test_cfg["candidates"]), scores.numel()))
+        above = best > self.test_cfg["score_thr"]
+        best, place = best[above], place[above]
+        return place // len(group), best, place.new_tensor(list(group))[place % len(group)]
+
+    def _kept(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What limits and suppression leave of one group's boxes [M, 7] in one sample."""
         cfg = self.test_cfg
-        scores, place = heat.flatten().topk(min(int(cfg["candidates"]), heat.numel()))
-        place = place[scores > cfg["score_thr"]]
-        row = place // len(group)
-        boxes = decode(codes[row], cells[row], self.grid)
         inside = within(boxes, cfg["limit"])
-        boxes, scores, place = boxes[inside], scores[: len(place)][inside], place[inside]
+        boxes, scores, labels = boxes[inside], scores[inside], labels[inside]
         kept = nms_3d(boxes, scores, cfg["nms_thr"], cfg["nms_pre"], cfg["nms_post"])
-        labels = place.new_tensor(list(group))[place % len(group)]
         return boxes[kept], scores[kept], labels[kept]
+
+
+def _surroundings(x: SparseConvTensor, rows: Tensor) -> tuple[SparseConvTensor, Tensor]:
+    """The cells within one of cells ``rows`` [M], as a tensor of their own, and the places [M] of those cells in it."""
+    height, width = x.spatial_shape[1] + 2, x.spatial_shape[2] + 2  # a margin, so that neighbours never run into other rows
+    batch, _, down, right = x.indices.long().unbind(1)
+    keys = (batch * height + down + 1) * width + right + 1
+    steps = torch.arange(-1, 2, device=keys.device)
+    wanted = keys[rows][:, None] + (steps[:, None] * width + steps).flatten()
+    near = torch.isin(keys, wanted)
+    chosen = SparseConvTensor(x.features[near], x.indices[near], x.spatial_shape, x.batch_size)
+    return chosen, (near.cumsum(0) - 1)[rows]
 
 
 def _geometric(boxes: LiDARInstance3DBoxes) -> Tensor:
