@@ -84,6 +84,8 @@ def test_bad_databases(root):
     step = PasteObjects(str(root), groups=dict(Car=1), info_path="old.pkl", classes=CLASSES, num_features=5)
     with pytest.raises(DataError, match=r"Car_10\.bin: a box of 7 values, the frame's have 9; make the database with velocities"):
         step(scene(9))
+    with pytest.raises(DataError, match=r"none\.pkl: file not found; it is the database of objects"):
+        PasteObjects(str(root), groups=dict(Car=1), info_path="none.pkl", classes=CLASSES)
     with pytest.raises(DataError, match=r"PasteObjects\.min_points: Van not among the classes Car, Cyclist"):
         paste(root, min_points=dict(Van=3))
     with pytest.warns(UserWarning, match="no object of Car with 90 points, Cyclist with 80 points; none is pasted"):

@@ -23,6 +23,7 @@ from visionrnn.errors import DataError
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 ORIGINS = {"bottom": (0.5, 0.5, 0.0), "gravity": (0.5, 0.5, 0.5)}
+MADE_BY = "mmdet3d's create_data, or a converter to its layout (the docstring of the data set's base config says what is expected)"
 CAMERA_KEYS = ("images", "cam_instances", "cam_sync_instances", "image_sweeps")
 
 
@@ -162,7 +163,7 @@ class LidarDataset(LidarFrames):
         self.velocity, self.min_lidar_points, self.load_interval = velocity, min_lidar_points, load_interval
         self._origin = ORIGINS[box_origin]
         path = Path(data_root) / ann_file
-        content = read_info_file(path)
+        content = read_info_file(path, MADE_BY)
         self._content: Mapping[str, Any] | None = content
         names = {label: name for name, label in content["metainfo"].get("categories", {}).items() if label >= 0}
         if not names:
@@ -180,7 +181,7 @@ class LidarDataset(LidarFrames):
 
     def read_infos(self) -> Mapping[str, Any]:
         """Content of the annotation file, every ``load_interval``-th frame of it."""
-        content, self._content = self._content or read_info_file(self.ann_file), None
+        content, self._content = self._content or read_info_file(self.ann_file, MADE_BY), None
         return {"metainfo": content["metainfo"], "data_list": content["data_list"][:: self.load_interval]}
 
     def parse_data_info(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -208,11 +209,16 @@ class LidarDataset(LidarFrames):
         return {"gt_bboxes_3d": LiDARInstance3DBoxes(boxes, box_dim=boxes.shape[1], origin=self._origin), "gt_labels_3d": labels}
 
 
-def read_info_file(path: str | Path) -> Mapping[str, Any]:
-    """``metainfo`` and ``data_list`` of an info file of mmdet3d's layout. Raises DataError: missing, damaged, another kind, no frames."""
+def read_info_file(path: str | Path, made_by: str = "`visionrnn create-data kitti`") -> Mapping[str, Any]:
+    """``metainfo`` and ``data_list`` of an info file of mmdet3d's layout, version 2.
+
+    Raises DataError: missing, damaged, another kind, no frames; it says what the file is ``made_by``.
+    """
+    if not Path(path).is_file() and "create-data" not in made_by:  # load_infos would point to KITTI's preparation
+        raise DataError(f"{path}: file not found; it is made by {made_by}")
     content = load_infos(path)
     if not isinstance(content, dict) or not {"metainfo", "data_list"} <= content.keys():
-        raise DataError(f"{path}: no metainfo and data_list; expected info version 2, make it anew with `visionrnn create-data kitti`")
+        raise DataError(f"{path}: no metainfo and data_list; expected info version 2, make it anew with {made_by}")
     if not content["data_list"]:
         raise DataError(f"{path}: no frames; expected at least one (is the split's list in ImageSets empty?)")
     return content

@@ -137,6 +137,8 @@ class PasteObjects(ObjectSample):
             if unknown:
                 raise DataError(f"PasteObjects.{option}: {', '.join(unknown)} not among the classes {', '.join(self.classes)}")
         path = self.data_root / info_path
+        if not path.is_file() and not path.name.startswith("kitti"):  # load_infos would point to KITTI's preparation
+            raise DataError(f"{path}: file not found; it is the database of objects that is prepared with the info files")
         found = load_infos(path)
         if not isinstance(found, dict):
             raise DataError(f"{path}: holds a {type(found).__name__}; expected {{class: entries}}, as `visionrnn create-data kitti` writes")
