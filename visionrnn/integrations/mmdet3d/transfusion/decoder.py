@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionrnn.layers.linear import linear
+
 
 def window_bias(cells: Tensor, shape: tuple[int, int], radius: int, wrap_borders: bool, dtype: torch.dtype = torch.float32) -> Tensor:
     """What to add to attention scores so that only cells near the query count: 0 within ``radius`` cells in x and in y, −∞ elsewhere.
@@ -87,8 +89,8 @@ class DecoderLayer(nn.Module):
         weight, bias = self.multihead_attn.in_proj_weight, self.multihead_attn.in_proj_bias
         y, x = (torch.arange(length, device=tokens.device, dtype=tokens.dtype) + 0.5 for length in shape)
         positions = torch.stack([x.repeat(shape[0]), y.repeat_interleave(shape[1])], -1)  # [Y · X, 2]
-        of_position = F.linear(self.cross_posembed(positions), weight[width:], bias[width:])  # the same for all samples
-        both = F.linear(tokens, weight[width:]) + of_position  # [B, Y · X, 2 C]
+        of_position = linear(self.cross_posembed(positions), weight[width:], bias[width:])  # the same for all samples
+        both = linear(tokens, weight[width:]) + of_position  # [B, Y · X, 2 C]
         asked = F.linear(queries, weight[:width], bias[:width])
         query, key, value = (self._heads(part) for part in (asked, *both.chunk(2, -1)))
         bias_map = window_bias(cells, shape, self.radius, self.wrap_borders, query.dtype)
