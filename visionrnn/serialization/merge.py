@@ -54,7 +54,7 @@ def merge_coords(
     stacked = torch.cat(keys)
     if valid is not None:
         stacked.masked_fill_(~valid, BEYOND)
-    ordered, permutation = stacked.sort(dim=1)
+    ordered, permutation = stacked.sort(dim=1, stable=True)  # so what is summed per voxel rounds alike in any batch
     first = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[:, 1:], ordered[:, :-1], out=first[:, 1:])
     rank = first.cumsum(1).sub_(1)
