@@ -128,7 +128,7 @@ def selective_scan(
     call.timed("C", C, (groups, states))
     call.state("state", initial_state, (channels, states))
     y, final = call.run()
-    y = y if D is None else y + D * u
+    y = y if D is None else torch.addcmul(y, D, u)
     y = y if z is None else y * F.silu(z)
     return (y.to(u.dtype), final) if return_final_state else y.to(u.dtype)
 

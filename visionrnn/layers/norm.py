@@ -29,9 +29,9 @@ class OffsetLayerNorm(nn.LayerNorm):
 
 
 class GroupedNorm(nn.Module):
-    """Layer norm over each of ``groups`` equal runs of channels of [..., C], gain and shift [C]: GroupNorm for any number of axes.
+    """Group norm over the channels of [..., C] alone, each of ``groups`` equal runs for itself; gain and shift [C].
 
-    With ``offset`` the gain is 1 + weight, as in :class:`OffsetLayerNorm`. Half types are normalised in float32.
+    With ``offset`` the gain is 1 + weight, as in :class:`OffsetLayerNorm`.
     """
 
     def __init__(self, groups: int, channels: int, bias: bool = True, offset: bool = False, eps: float = 1e-5):
@@ -43,10 +43,8 @@ class GroupedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[-1] // self.groups
-        value = F.layer_norm(x.unflatten(-1, (self.groups, width)), (width,), eps=self.eps).flatten(-2)
         gain = self.weight + 1 if self.offset else self.weight
-        return value * gain if self.bias is None else torch.addcmul(self.bias.to(value.dtype), value, gain.to(value.dtype))
+        return F.group_norm(x.flatten(0, -2), self.groups, gain, self.bias, self.eps).view(x.shape)
 
     def extra_repr(self) -> str:
         return f"{self.groups} groups of {len(self.weight) // self.groups}, offset={self.offset}, eps={self.eps}"

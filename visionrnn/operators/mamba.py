@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import selective_scan
 from visionrnn.kernels.activations import softplus
 from visionrnn.layers.causal_conv import CausalConv
-from visionrnn.layers.linear import Linear
+from visionrnn.layers.linear import Linear, linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -50,7 +50,7 @@ class Mamba(Operator):
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
-        u, z = self.in_proj(x).chunk(2, dim=-1)  # [B, T, D] each
+        u, z = (linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # [B, T, D] each, both contiguous
         y, state = self.directions[0](u, state, cu_seqlens, max_seqlen)
         for direction in self.directions[1:]:
             y = y + direction(u, None, cu_seqlens, max_seqlen)[0]

@@ -12,7 +12,7 @@ from visionrnn.kernels.packing import sequence_of
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import at_least_float32, head_width
 from visionrnn.layers.linear import Linear
-from visionrnn.layers.rope import positions, rotate
+from visionrnn.layers.rope import positions
 from visionrnn.operators.base import Operator, State
 
 EPS = 1e-6  # of both norms
@@ -124,7 +124,9 @@ class TTTLayer(Operator):
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
         position, last = positions(x, state.get("position"), cu_seqlens)
         after["position"] = last % self.mini_batch_size
-        q, k = (rotate_pairs(value, position % self.mini_batch_size, self.rope_theta) for value in (q, k))
+        table = turns(self.mini_batch_size, self.width, self.rope_theta, q)
+        turn = table.index_select(0, (position % self.mini_batch_size).flatten()).unflatten(0, position.shape)
+        q, k = rotate_pairs(q, turn), rotate_pairs(k, turn)
         rate = at_least_float32(self.lr_proj(x)).sigmoid() * (self.base_lr / self.width)
         return q, k, v, rate, after
 
@@ -150,13 +152,20 @@ class TTTLayer(Operator):
         return self.out_proj(y.to(self.out_proj.weight.dtype))
 
 
-def rotate_pairs(x: Tensor, position: Tensor, theta: float) -> Tensor:
-    """:func:`visionrnn.layers.rope.rotate` of neighbouring channels, 2i and 2i + 1."""
-    half, odd = x.shape[-1] // 2, x.shape[-1] % 2
-    pairs, last = x.split([2 * half, odd], -1)
-    apart = pairs.unflatten(-1, (half, 2)).transpose(-1, -2).flatten(-2)
-    turned = rotate(apart, position, theta).unflatten(-1, (2, half)).transpose(-1, -2).flatten(-2)
-    return torch.cat([turned, last], -1)
+def turns(period: int, width: int, theta: float, like: Tensor) -> Tensor:
+    """[period, width / 2], complex: by how much pairs of channels turn at each position. In float64 for float64, else in float32."""
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    frequency = theta ** (-torch.arange(width // 2, device=like.device, dtype=wide) / max(width // 2, 1))
+    angle = torch.arange(period, device=like.device, dtype=wide).unsqueeze(1) * frequency
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate_pairs(x: Tensor, turn: Tensor) -> Tensor:
+    """Turns channels 2i and 2i + 1 of [B, T, H, D] by turn [B, T, D / 2]. An odd last channel stays."""
+    pairs, last = x.split([x.shape[-1] // 2 * 2, x.shape[-1] % 2], -1)
+    pairs = torch.view_as_complex(at_least_float32(pairs).unflatten(-1, (-1, 2)).contiguous()) * turn.unsqueeze(2)
+    turned = torch.view_as_real(pairs).flatten(-2).to(x.dtype)
+    return torch.cat([turned, last], -1) if last.shape[-1] else turned
 
 
 def _bounds(lengths: Tensor) -> Tensor:

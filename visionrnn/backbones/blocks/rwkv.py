@@ -108,12 +108,11 @@ class TimeMix(nn.Module):
         o = o if self.key_norm is None else self.key_norm(o)
         return self.out_proj(self.norm(o) * F.silu(self.gate_proj(g)))
 
-    def _mixed(self, x: Tensor, change: Tensor) -> tuple[Tensor, ...]:
+    def _mixed(self, x: Tensor, change: Tensor) -> list[Tensor]:
         """The five mixes of x with the step before, [B, T, C] each."""
         low = tanh(linear(torch.addcmul(x, change, self.mix_x), self.mix_down.t()))
-        low = low.flatten(0, 1).unflatten(1, (5, -1)).transpose(0, 1)  # [5, B T, rank]
-        mixes = torch.baddbmm(self.mixes.unsqueeze(1), low, self.mix_up).unflatten(1, x.shape[:2])
-        return torch.addcmul(x, change, mixes).unbind(0)
+        parts = zip(low.split(MIX_RANK, -1), self.mix_up, self.mixes, strict=True)
+        return [torch.addcmul(x, change, linear(part, up.t(), mix)) for part, up, mix in parts]
 
 
 class ChannelMix(nn.Module):
