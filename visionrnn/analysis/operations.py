@@ -1,0 +1,106 @@
+"""Floating-point operations of a forward pass: torch's counter, and formulas for the recurrences that run in native code.
+
+A multiply-add is 2 operations, an exponential 1. torch counts matrix products, dense convolutions and attention; sparse convolutions are
+matrix products here. Recurrences count as their definition step by step, whatever way a back end computes them. Elementwise work, norms,
+sorting and gathering are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
+
+import visionrnn.kernels  # noqa: F401  makes the operators known to torch
+
+Shape = torch.Size
+
+
+def _selective_scan(u: Shape, delta: Shape, A: Shape, B: Shape, *_: Any, **__: Any) -> int:
+    # per step, channel and state: Δ·A and its exponential, Δu·B, h ← a h + …, C·h
+    return u.numel() * (7 * B[-1] + 1)
+
+
+def _gated_linear(q: Shape, k: Shape, v: Shape, log_decay: Shape | None, bonus: Shape | None, *_: Any, **__: Any) -> int:
+    # per step and head: S ← a S (K V), k vᵀ added (2 K V), q S (2 K V); a bonus: (q ⊙ u ⊙ k)·1, then v added
+    heads, keys, values = q[:-1].numel(), q[-1], v[-1]
+    return heads * ((4 if log_decay is None else 5) * keys * values + (0 if bonus is None else 4 * keys + 2 * values))
+
+
+def _delta_rule(q: Shape, k: Shape, v: Shape, beta: Shape, log_decay: Shape | None, *_: Any, **__: Any) -> int:
+    return k[:-1].numel() * k[-1] * v[-1] * (6 if log_decay is None else 7)
+
+
+def _generalized_delta_rule(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    return q.numel() * v[-1] * 9
+
+
+def _ttt_linear(q: Shape, *_: Any, **__: Any) -> int:
+    # per step and head: k W, its gradient's outer product, q W: 2 D² each; the norm and its gradient: about 30 D
+    return q.numel() * (6 * q[-1] + 30)
+
+
+def _causal_conv(u: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * u.numel() * weight[0]
+
+
+def _diagonal_scan(x: Shape, *_: Any, **__: Any) -> int:
+    return 3 * x.numel()
+
+
+def _complex_diagonal_scan(x: Shape, *_: Any, **__: Any) -> int:
+    return 4 * x.numel()
+
+
+def _prefix_softmax(scores: Shape, values: Shape, *_: Any, **__: Any) -> int:
+    return 5 * values.numel()
+
+
+def _nonlinear_rnn(x: Shape, R: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x[0] * x[1] * R.numel()
+
+
+def _max_plus_scan(x: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x.numel()
+
+
+FORMULAS: dict[str, Callable[..., int]] = {
+    "selective_scan": _selective_scan,
+    "gated_linear": _gated_linear,
+    "delta_rule": _delta_rule,
+    "generalized_delta_rule": _generalized_delta_rule,
+    "ttt_linear": _ttt_linear,
+    "causal_conv": _causal_conv,
+    "diagonal_scan": _diagonal_scan,
+    "complex_diagonal_scan": _complex_diagonal_scan,
+    "prefix_softmax": _prefix_softmax,
+    "nonlinear_rnn": _nonlinear_rnn,
+    "max_plus_scan": _max_plus_scan,
+}
+"""Name below ``torch.ops.visionrnn`` → operations, from the shapes of the arguments."""
+ELEMENTWISE = ("softplus", "tanh", "checked_boundaries")
+
+
+class OperationCount(FlopCounterMode):
+    """Counts inside its ``with`` block. ``not_counted``: names of recurrences that ran and have no formula."""
+
+    def __init__(self) -> None:
+        known = {getattr(torch.ops.visionrnn, name): formula for name, formula in FORMULAS.items() if hasattr(torch.ops.visionrnn, name)}
+        in_place = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_flop}  # torch counts the others only
+        super().__init__(display=False, custom_mapping={**known, **in_place})
+        self.not_counted: set[str] = set()
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        name = str(func_packet).removeprefix("visionrnn.")
+        if name != str(func_packet) and name not in FORMULAS and name not in ELEMENTWISE:
+            self.not_counted.add(name)
+        return super()._count_flops(func_packet, out, args, kwargs)
+
+    def of(self, module: str = "") -> int:
+        """Operations inside the module of that path below the model, such as "backbone.blocks.0"; "": all there are."""
+        if not module:
+            return int(self.get_total_flops())
+        counts = self.get_flop_counts()
+        return max((int(sum(count.values())) for path, count in counts.items() if path.partition(".")[2] == module), default=0)
