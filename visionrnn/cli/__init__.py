@@ -18,7 +18,7 @@ from pathlib import Path
 from visionrnn import __version__
 from visionrnn.errors import CheckpointError, DataError, MissingPackageError
 
-COMMANDS = ("train", "test", "detect", "create-data", "convert-checkpoint", "visualize", "doctor")
+COMMANDS = ("train", "test", "detect", "create-data", "convert-checkpoint", "analyze-model", "visualize", "doctor")
 USER_ERRORS = (DataError, CheckpointError, MissingPackageError)
 
 
