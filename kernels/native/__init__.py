@@ -44,6 +44,9 @@ def is_built() -> bool:
     return build_name() is not None
 
 
+is_built._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a compiler takes the answer and does not look inside
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The loaded library. torch, imported above, has brought the OpenMP runtime that it uses."""
