@@ -6,6 +6,7 @@ python tools/benchmark.py lion [--operator NAME ...] [--threads 2] [--repeats 3]
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -108,9 +109,10 @@ def compare(name: str, voxels: Voxels, repeats: int, seconds: float) -> None:
     end = time.monotonic() + seconds
     for _ in range(repeats):
         for variant in ("exact", "duplicate") * 3 + ("port",):
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), time.process_time()
             outputs[variant] = run(built[variant], voxels)
             times[variant].setdefault("total", []).append(1000 * (time.perf_counter() - start))
+            times[variant].setdefault("processor", []).append(1000 * (time.process_time() - processor))
         if time.monotonic() > end:
             break
     report(name, times, outputs)
@@ -122,8 +124,9 @@ def report(name: str, times: dict[str, Times], outputs: dict[str, tuple[Tensor, 
         runs = times[variant]["total"]
         spread = f"({min(runs):.0f}-{max(runs):.0f}), {len(runs)} runs"
         memory = peak_memory(name, variant)
-        ratio = median["total"]["port"] / median["total"][variant]
-        print(f"{name:<8}{variant:<11}{median['total'][variant]:10.1f} ms {spread:<28}{ratio:8.2f}x{memory:9.0f} MiB", flush=True)
+        ratio, used = (median[part]["port"] / median[part][variant] for part in ("total", "processor"))
+        timing = f"{median['total'][variant]:10.1f} ms {spread:<28}{ratio:7.2f}x"
+        print(f"{name:<8}{variant:<11}{timing}{median['processor'][variant]:10.1f} ms{used:7.2f}x{memory:8.0f} MiB", flush=True)
     (ours, ours_at), (theirs, theirs_at) = outputs["duplicate"], outputs["port"]
     if torch.equal(ours_at, theirs_at):
         deviation = float((ours - theirs).abs().max() / theirs.abs().max())
@@ -137,9 +140,10 @@ def report(name: str, times: dict[str, Times], outputs: dict[str, tuple[Tensor, 
 
 
 def peak_memory(name: str, variant: str) -> float:
-    """MiB that one forward adds to the memory of a process of its own."""
+    """MiB that one forward adds to the memory of a process of its own, whose heap gives back what is freed."""
     command = [sys.executable, *sys.argv, "--operator", name, "--memory-of", variant]
-    done = subprocess.run(command, capture_output=True, text=True)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=plain)
     if done.returncode:
         raise SystemExit(f"measuring the memory of {name} {variant} failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])
@@ -184,7 +188,10 @@ def main(arguments: list[str]) -> int:
             print(measure_memory(args.operator[0], args.memory_of, voxels))
             return 0
         print(f"{args.threads} threads, {benchmark_measure.heap()}")
+        print("processor: time of all threads together, which other programs disturb less; memory: of one forward, over the start")
         print(f"{args.voxels} voxels of a synthetic frame in, width {DIM}, grid {SHAPE} (z, y, x), evaluation without gradients")
+        if not args.profile:
+            print(f"{'':<19}{'median':>10}    {'(lowest-highest)':<28}{'gain':>8}{'processor':>11}{'gain':>10}{'memory':>9}")
         for name in args.operator:
             if args.profile:
                 profile(name, voxels, args.repeats)
