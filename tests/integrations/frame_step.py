@@ -59,6 +59,7 @@ def main() -> None:
     steps = Steps()
     with DefaultScope.overwrite_default_scope("mmdet3d"):
         model = MODELS.build(cfg.model)
+        model.init_weights()
         steps.done("build")
         bias = model.bbox_head.conv_cls.bias
         with torch.no_grad():
