@@ -9,21 +9,24 @@ from . import native
 
 def softplus(x: Tensor) -> Tensor:
     """log(1 + e^x), number by number, in the type of x."""
-    return _softplus(x) if _fits(x) else F.softplus(x)
+    return _softplus(x) if _fits(x.dtype, x.device.type) else F.softplus(x)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
     """-log(1 + e^-x), number by number, in the type of x."""
-    return -softplus(-x) if _fits(x) else F.logsigmoid(x)
+    return -softplus(-x) if _fits(x.dtype, x.device.type) else F.logsigmoid(x)
 
 
 def tanh(x: Tensor) -> Tensor:
     """Number by number, in the type of x."""
-    return _tanh(x) if _fits(x) else torch.tanh(x)
+    return _tanh(x) if _fits(x.dtype, x.device.type) else torch.tanh(x)
 
 
-def _fits(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and native.is_built()
+def _fits(dtype: torch.dtype, device: str) -> bool:
+    return dtype == torch.float32 and device == "cpu" and native.is_built()
+
+
+_fits._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in dispatch: what is built does not change
 
 
 @torch.library.custom_op("visionrnn::softplus", mutates_args=(), device_types="cpu")

@@ -44,7 +44,9 @@ class GroupedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gain = self.weight + 1 if self.offset else self.weight
-        return F.group_norm(x.flatten(0, -2), self.groups, gain, self.bias, self.eps).view(x.shape)
+        width = x.shape[-1] // self.groups  # layer norm over an axis takes half the time of torch's group norm over rows
+        value = F.layer_norm(x.unflatten(-1, (self.groups, width)), (width,), eps=self.eps).flatten(-2)
+        return value * gain if self.bias is None else torch.addcmul(self.bias, value, gain)
 
     def extra_repr(self) -> str:
         return f"{self.groups} groups of {len(self.weight) // self.groups}, offset={self.offset}, eps={self.eps}"

@@ -132,7 +132,7 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
         change = step_change(x, cu_seqlens, self.backend)
-        k, r = (torch.addcmul(x * mix, change, 1 - mix) for mix in (self.mix_k, self.mix_r))
+        k, r = (torch.lerp(change, x, mix) for mix in (self.mix_k, self.mix_r))
         hidden = F.relu(self.k_proj(k)).square()
         hidden = hidden if self.key_norm is None else self.key_norm(hidden)
         return torch.sigmoid(self.r_proj(r)) * self.v_proj(hidden)

@@ -19,7 +19,8 @@ class XLSTMBlock(nn.Module):
     """x ← x + mlstm(LN x) ;  x ← x + mlstm(LN x) run from the last step to the first.  [B, T, C] → [B, T, C].
 
     The norms store their gain as its difference from one, so that weight decay pulls it there, as in the published weights.
-    Options: those of :class:`visionrnn.operators.mlstm.MLSTM`. Source: LION (Liu et al. 2024), after Vision-LSTM (Alkin et al. 2024).
+    ``drop_path`` drops each group with that probability; the authors' code keeps a fixed share of the groups instead. Other
+    options: those of :class:`visionrnn.operators.mlstm.MLSTM`. Source: LION (Liu et al. 2024), after Vision-LSTM (Alkin et al. 2024).
     """
 
     def __init__(
