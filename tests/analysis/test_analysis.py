@@ -13,6 +13,7 @@ from visionrnn.analysis.measure import REST, analyze
 from visionrnn.analysis.trace import stage_modules
 from visionrnn.backbones import LION, SparseLION
 from visionrnn.kernels import available_backends, native, selective_scan
+from visionrnn.layers.linear import Linear
 from visionrnn.layers.sparse_conv import SparseConvTensor, SubMConv3d
 from visionrnn.serialization import Voxels
 from visionrnn.testing import SAMPLES
@@ -68,6 +69,15 @@ def test_matrix_products_and_parts():
     assert count.of("0") == 2 * 11 * 3 * 5 and count.of("2") == 2 * 11 * 5 * 7
     assert count.of("1") == count.of("nothing") == 0
     assert count.of() == count.of("0") + count.of("2") and not count.not_counted
+
+
+def test_linear_layers_count_alike_in_either_library():
+    """visionrnn's Linear asks oneDNN where torch's asks its default."""
+    x = torch.randn(2, 11, 3)
+    for layer in (Linear(3, 5), Linear(3, 5).double(), nn.Linear(3, 5)):
+        with OperationCount() as count:
+            layer(x.to(layer.weight.dtype))
+        assert count.of() == 2 * 22 * 3 * 5
 
 
 def test_sparse_convolution_counts_pairs_of_neighbours():

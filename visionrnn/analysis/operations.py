@@ -11,11 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 import visionrnn.kernels  # noqa: F401  makes the operators known to torch
 
 Shape = torch.Size
+
+
+def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * x.numel() * weight[0]
 
 
 def _selective_scan(u: Shape, delta: Shape, A: Shape, B: Shape, *_: Any, **__: Any) -> int:
@@ -88,8 +92,9 @@ class OperationCount(FlopCounterMode):
 
     def __init__(self) -> None:
         known = {getattr(torch.ops.visionrnn, name): formula for name, formula in FORMULAS.items() if hasattr(torch.ops.visionrnn, name)}
-        in_place = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_flop}  # torch counts the others only
-        super().__init__(display=False, custom_mapping={**known, **in_place})
+        super().__init__(display=False, custom_mapping={**known, torch.ops.mkldnn._linear_pointwise: _linear})
+        for name in ("addmm", "baddbmm"):  # torch counts those that are not in place only
+            self.flop_registry[getattr(torch.ops.aten, f"{name}_")] = self.flop_registry[getattr(torch.ops.aten, name)]
         self.not_counted: set[str] = set()
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
