@@ -93,15 +93,15 @@ def write_json(path: Path, content: Any) -> None:
 # ---- in the process of one run
 
 
-def calibrate(models: list[str], data: Path, out: Path) -> None:
-    """Writes the processor seconds of a step of every model: OUT/steps.json."""
+def calibrate(models: list[str], data: Path, out: Path, job: str) -> None:
+    """Writes the processor seconds of a step of every model: OUT/steps/JOB.json."""
     from visionrnn.integrations.mmengine.budget import step_seconds
     from visionrnn.integrations.mmengine.launch import load_config
 
-    folder = out / "calibration"
+    folder = out / "logs" / job
     configs = {model: load_config(MODELS[model][0], options(model, data, 1000), folder / model) for model in models}
-    known = read_steps(out)
-    write_json(out / "steps.json", known | step_seconds(configs))
+    seconds = step_seconds(configs)
+    write_json(out / "steps" / f"{job}-{'-'.join(models)}.json", seconds)
 
 
 def train_and_score(run: Run, steps: int, data: Path, out: Path) -> None:
@@ -136,9 +136,12 @@ def train_and_score(run: Run, steps: int, data: Path, out: Path) -> None:
 
 
 def read_steps(out: Path) -> dict[str, float]:
-    """Model → measured processor seconds of a step; empty before calibration."""
-    path = out / "steps.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Model → measured processor seconds of a step, the mean of all measurements; empty before calibration."""
+    found: dict[str, list[float]] = {}
+    for path in sorted((out / "steps").glob("*.json")):
+        for model, seconds in json.loads(path.read_text(encoding="utf-8")).items():
+            found.setdefault(model, []).append(seconds)
+    return {model: sum(seconds) / len(seconds) for model, seconds in found.items()}
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
@@ -214,7 +217,9 @@ def study(args: argparse.Namespace) -> int:
     common = ["--out", str(out), "--data", settings["data"], "--budget", str(args.budget)]
     runs = [run for run in plan(args.seeds, args.runs) if not (out / f"{run.name}.json").is_file()]
     unknown = [model for model in dict.fromkeys(run.model for run in runs) if model not in read_steps(out)]
-    if unknown and work({"calibration": [*common, "--runs", *unknown, "--job", "calibration"]}, 1, out):
+    # as many measurements at a time as there will be trainings: neighbours slow each other down
+    measurements = {name: [*common, "--runs", *unknown, "--job", name] for name in (f"calibration-{i}" for i in range(args.jobs))}
+    if unknown and work(measurements, args.jobs, out):
         return 1
     steps = {run: round(args.budget / read_steps(out)[run.model]) for run in runs}
     jobs = {
@@ -235,8 +240,8 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(1)
-    if args.job == "calibration":
-        calibrate(args.runs, args.data, args.out)
+    if args.job.startswith("calibration"):
+        calibrate(args.runs, args.data, args.out, args.job)
     else:
         train_and_score(plan(args.seeds, args.runs)[0], args.steps, args.data, args.out)
     return 0
