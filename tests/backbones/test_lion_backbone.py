@@ -7,9 +7,11 @@ import torch
 from random_voxels import random_voxels
 
 from visionrnn.backbones.lion import LION, LIONLayer, Scan, Stage
+from visionrnn.backbones.lion_sparse import SparseLION
 from visionrnn.datasets.voxelize import DynamicVFE, voxel_coords
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.voxel_merge import VoxelMerging
+from visionrnn.registry import SERIALIZERS
 from visionrnn.serialization import Voxels
 
 STAGES = [Stage((5, 5, 8), 16), Stage((5, 5, 4), 16)]
@@ -78,6 +80,82 @@ def test_input_is_left_as_it_was():
     assert torch.equal(voxels.features, before)
 
 
+@pytest.mark.parametrize("operator", ["mamba", "rwkv"])
+def test_checkpointing_changes_no_result_and_no_gradient(operator):
+    """With drop path: the second computation drops the same groups."""
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = LION(8, operator, STAGES, 16, drop_path=0.3, checkpointing=checkpointing).double().train()
+        voxels = doubled(random_voxels((80, 60), (16, 24, 20), 8))
+        features = voxels.features.requires_grad_()
+        torch.manual_seed(1)
+        calls: list[int] = []
+        model.out_layer.blocks[0].register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        out = model(voxels).features
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        assert len(calls) == 1 + checkpointing
+        results.append([out.detach(), features.grad, *(parameter.grad for parameter in model.parameters())])
+    for plain, checkpointed in zip(*results, strict=True):
+        assert torch.equal(plain, checkpointed)
+    with torch.no_grad():
+        model(voxels)
+    assert len(calls) == 3  # without gradients nothing is computed twice
+
+
+@pytest.mark.parametrize("serializer", SERIALIZERS)
+@pytest.mark.parametrize("padding", ["exact", "duplicate"])
+def test_every_order_trains(serializer, padding):
+    voxels = doubled(random_voxels((80, 0, 60), (8, 24, 20), 8))
+    model = LION(8, "mamba", STAGES, 16, serializer=serializer, padding=padding).double().train()
+    out = model(voxels)
+    (out.features * torch.randn_like(out.features)).sum().backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_unknown_order_is_named():
+    with pytest.raises(ValueError, match=r"serializer='spiral'; expected one of \['hilbert', 'scene', 'window', 'z_order'\]"):
+        LION(8, "mamba", STAGES, serializer="spiral")
+
+
+def test_without_descriptor():
+    model = small_lion(descriptor=False).train()
+    assert not any("conv_norm" in name for name in model.state_dict())
+    out = model(doubled(random_voxels((80, 60), (16, 24, 20), 8)))
+    (out.features * torch.randn_like(out.features)).sum().backward()
+    assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("counts", [(80, 60), (70, 0, 5), (0,)])
+def test_sparse_backbone_ends_flat(counts):
+    torch.manual_seed(0)
+    model = SparseLION(8, "mamba", STAGES, [Stage((7, 7, 1), 16), Stage((9, 9, 1), 32)], out_group_size=16).double().train()
+    voxels = doubled(random_voxels(counts, (8, 24, 20), 8))
+    out = model(voxels)
+    assert out.spatial_shape == (1, 24, 20) and out.batch_size == len(counts)
+    where = set(map(tuple, out.coords[:, [0, 2, 3]].tolist()))
+    assert where >= set(map(tuple, voxels.coords[:, [0, 2, 3]].tolist())) and len(where) == len(out.coords)
+    (out.features * torch.randn_like(out.features)).sum().backward()
+    assert sum(counts) == 0 or all(parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("model", "count"), [(LION, 34), (SparseLION, 40)])
+def test_blocks_know_their_places(monkeypatch, model, count):
+    places = []
+    monkeypatch.setattr(
+        "visionrnn.backbones.lion.build_block", lambda operator, dim, place, drop: places.append(place) or torch.nn.Identity()
+    )
+    built = model(8, "mamba")
+    assert [(place.index, place.count) for place in places] == [(i, count) for i in range(count)]
+    layers = [module for module in built.modules() if isinstance(module, LIONLayer)]
+    assert len(layers) == count // 2
+
+
+def test_sparse_backbone_refuses_heights_that_stay():
+    with pytest.raises(ValueError, match="height 16; expected at most 8 for 2 stages"):
+        SparseLION(8, "mamba", STAGES)(random_voxels((5,), (16, 8, 8), 8))
+
+
 def test_exact_and_duplicate_agree_where_no_group_is_short():
     voxels = doubled(random_voxels((64, 32), (8, 24, 20), 8))
     torch.manual_seed(0)
@@ -86,19 +164,6 @@ def test_exact_and_duplicate_agree_where_no_group_is_short():
     ]
     layers[1].load_state_dict(layers[0].state_dict())
     assert torch.allclose(layers[0](voxels).features, layers[1](voxels).features, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(7, 24, 20), (8, 15, 20), (8, 16, 21), (7, 15, 21)])
-def test_merging_odd_grids_sums_the_right_voxels(shape):
-    """Against a dictionary; the official code wraps the last odd slice into the next row, column or sample."""
-    voxels = doubled(random_voxels((90, 70), shape, 8))
-    merging = VoxelMerging(8, (2, 2, 2)).double()
-    coarse, inverse = merging(voxels)
-    expected = {tuple(row) for row in torch.cat([voxels.coords[:, :1], voxels.coords[:, 1:] // 2], 1).tolist()}
-    assert {tuple(row) for row in coarse.coords.tolist()} == expected
-    assert len(coarse.coords) == len(expected)
-    assert torch.equal(coarse.coords[inverse][:, 1:], voxels.coords[:, 1:] // 2)
-    assert (coarse.coords[:, 1:] < torch.tensor(coarse.spatial_shape)).all()
 
 
 def test_generated_voxels_are_the_diagonal_neighbours_of_the_best():

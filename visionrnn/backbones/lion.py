@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from visionrnn.backbones.blocks import Place, build_block
+from visionrnn.layers.linear import Linear
 from visionrnn.layers.norm import RowBatchNorm
 from visionrnn.layers.voxel_merge import VoxelMerging, expand
 from visionrnn.registry import BACKBONES, SERIALIZERS
@@ -83,7 +84,7 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(3, dim), RowBatchNorm(dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(Linear(3, dim), RowBatchNorm(dim), nn.ReLU(), Linear(dim, dim))
 
     def forward(self, voxels: Voxels) -> Tensor:
         """[N, C]."""

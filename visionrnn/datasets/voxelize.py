@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from visionrnn.layers.linear import Linear
 from visionrnn.layers.norm import RowBatchNorm
 from visionrnn.serialization import Plan, Voxels, merge_coords
 from visionrnn.serialization.constants import constant
@@ -55,7 +56,7 @@ class DynamicVFE(nn.Module):
         widths = [width // 2 for width in feat_channels[:-1]] + [feat_channels[-1]]
         inputs = [in_channels + 6, *feat_channels[:-1]]
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(i, o, bias=False), RowBatchNorm(o, eps=1e-3, momentum=0.01), nn.ReLU())
+            nn.Sequential(Linear(i, o, bias=False), RowBatchNorm(o, eps=1e-3, momentum=0.01), nn.ReLU())
             for i, o in zip(inputs, widths, strict=True)
         )
         self.in_channels, self.out_channels = in_channels, feat_channels[-1]
@@ -90,7 +91,8 @@ class DynamicVFE(nn.Module):
         number = len(coords)
         places = points[:, :3]
         count = points.new_zeros(number).index_add_(0, voxel, torch.ones_like(points[:, 0])).unsqueeze(1)
-        mean = points.new_zeros(number, 3).index_add_(0, voxel, places) / count
+        total = torch.zeros(number, 3, dtype=torch.float64, device=points.device).index_add_(0, voxel, places.double())
+        mean = total.to(points.dtype) / count  # summed so that the order of the points makes next to no difference
         low = constant(self.point_cloud_range[:3], points.dtype, points.device)
         size = constant(self.voxel_size, points.dtype, points.device)
         centre = (coords[:, 1:].flip(1).to(points.dtype) + 0.5) * size + low

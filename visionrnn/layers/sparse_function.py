@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from visionrnn.errors import DataError
+from visionrnn.layers.linear import linear
 from visionrnn.layers.sparse_rulebook import Rulebook, sum_rows
 
 
@@ -24,15 +25,16 @@ class _SparseConvolution(torch.autograd.Function):
         ctx.rulebook = rulebook
         ctx.save_for_backward(features, weight)
         out = features.new_zeros(len(rulebook.coords), len(weight)) if not rulebook.chunks else None
+        matrices = weight.transpose(0, 1).contiguous()  # [K, D, C]
         for chunk in rulebook.chunks:
             gathered = features.index_select(0, chunk.inputs)  # [P, C]
             products = features.new_empty(len(gathered), len(weight))
             for offset, start, stop in chunk.spans:
-                torch.mm(gathered[start:stop], weight[:, offset].t(), out=products[start:stop])
+                products[start:stop] = linear(gathered[start:stop], matrices[offset])
             out = _accumulate(out, sum_rows(products, chunk.to_outputs))
         assert out is not None
         if rulebook.identity is not None:
-            out.addmm_(features, weight[:, rulebook.identity].t())
+            out += linear(features, matrices[rulebook.identity])
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -42,6 +44,7 @@ class _SparseConvolution(torch.autograd.Function):
         rulebook: Rulebook = ctx.rulebook
         need_features, need_weight, need_bias, _ = ctx.needs_input_grad
         grad = grad.contiguous()
+        matrices = weight.permute(1, 2, 0).contiguous()  # [K, C, D]
         grad_features = torch.zeros_like(features) if need_features and not rulebook.chunks else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         for chunk in rulebook.chunks if need_features or need_weight else ():
@@ -53,11 +56,11 @@ class _SparseConvolution(torch.autograd.Function):
             if need_features:
                 products = features.new_empty(len(rows), features.shape[1])
                 for offset, start, stop in chunk.spans:
-                    torch.mm(rows[start:stop], weight[:, offset], out=products[start:stop])
+                    products[start:stop] = linear(rows[start:stop], matrices[offset])
                 grad_features = _accumulate(grad_features, sum_rows(products, chunk.to_inputs))
         if rulebook.identity is not None:
             if grad_features is not None:
-                grad_features.addmm_(grad, weight[:, rulebook.identity])
+                grad_features += linear(grad, matrices[rulebook.identity])
             if grad_weight is not None:
                 torch.mm(grad.t(), features, out=grad_weight[:, rulebook.identity])
         return grad_features, grad_weight, grad.sum(0) if need_bias else None, None
