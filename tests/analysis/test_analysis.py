@@ -182,3 +182,14 @@ def test_analysis_adds_up():
     assert analysis.weights >= 4 * analysis.parameters and analysis.tensor_peak > 32 * 8 * 4
     with pytest.raises(ValueError, match="repeats=0"):
         analyze(model, lambda: None, repeats=0)
+
+
+def test_a_head_that_is_not_called_as_a_module_gets_what_is_left():
+    class Sparse(Detector):
+        def forward(self, voxels: Voxels) -> torch.Tensor:
+            return self.middle_encoder(voxels).features @ self.head.weight.t()
+
+    model = Sparse()
+    parts = {part.name: part for part in analyze(model, lambda: model(full_grid(2, 4, 4, 8)), repeats=1).parts}
+    assert parts["head"].operations == 2 * 16 * 8 * 3 and parts["head"].seconds > 0
+    assert parts[REST].parameters == 9 and parts[REST].seconds == 0

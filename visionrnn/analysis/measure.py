@@ -21,7 +21,10 @@ REST = "the rest"
 
 @dataclass
 class Part:
-    """A child of the model, or what none of them does (decoding, suppression, collecting): parameters, operations, median seconds."""
+    """A child of the model, or what none of them does (decoding, suppression, collecting): parameters, operations, median seconds.
+
+    A child that works without being called as a module (one at most) is given all that the others did not do.
+    """
 
     name: str
     parameters: int
@@ -94,7 +97,12 @@ def analyze(model: nn.Module, run: Callable[[], Any], repeats: int = 5) -> Analy
     names = [*called, *(name for name in parts if name not in called)]
     costs = [Part(name, _parameters([parts[name]]), count.of(name), watch.median(f"part/{name}")) for name in names]
     left = count.of() - sum(part.operations for part in costs)
-    costs.append(Part(REST, _parameters([model]) - sum(part.parameters for part in costs), left, seconds - sum(p.seconds for p in costs)))
+    rest = Part(REST, _parameters([model]) - sum(part.parameters for part in costs), left, seconds - sum(p.seconds for p in costs))
+    unwatched = [part for part in costs if part.parameters and part.name not in called]
+    if len(unwatched) == 1:  # a head whose ``predict`` is called, not the module: what nobody else did is its doing
+        (part,) = unwatched
+        part.operations, part.seconds, rest.operations, rest.seconds = left, rest.seconds, 0, 0.0
+    costs.append(rest)
     return Analysis(
         parts=[part for part in costs if part.parameters or part.operations or part.seconds > 1e-4 * seconds],
         stages=_stages(model, lion, trace.stages, count, watch) if lion is not None and trace is not None else [],
