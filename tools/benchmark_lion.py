@@ -140,10 +140,10 @@ def report(name: str, times: dict[str, Times], outputs: dict[str, tuple[Tensor, 
 
 
 def peak_memory(name: str, variant: str) -> float:
-    """MiB that one forward adds to the memory of a process of its own, whose heap gives back what is freed."""
+    """MiB that one forward adds to the memory of a process of its own, in which malloc gives back at once what is freed."""
     command = [sys.executable, *sys.argv, "--operator", name, "--memory-of", variant]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=plain)
+    done = subprocess.run(command, capture_output=True, text=True, env={**plain, "MALLOC_MMAP_THRESHOLD_": "65536"})
     if done.returncode:
         raise SystemExit(f"measuring the memory of {name} {variant} failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])

@@ -53,3 +53,9 @@ def test_other_types_go_torchs_way():
         assert linear(x, weight).dtype == torch.bfloat16
     with pytest.raises(RuntimeError):
         linear(x, torch.randn(2, 5))
+
+
+def test_a_row_gives_the_same_among_any_number_of_rows():
+    x, weight = torch.randn(700, 16), torch.randn(8, 16)
+    whole = linear(x, weight)
+    assert all(torch.equal(linear(x[:number], weight), whole[:number]) for number in (1, 2, 5, 127, 128, 129, 640))

@@ -37,7 +37,19 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    rows = x.flatten(0, -2)
+    out = torch.ops.mkldnn._linear_pointwise(_on_grid(rows), weight, bias, "none", [], "")
+    return out[: len(rows)].unflatten(0, x.shape[:-1])
+
+
+def _on_grid(rows: Tensor) -> Tensor:
+    """The rows, with zeros behind them up to one of a few numbers, at most an eighth more beyond a thousand.
+
+    oneDNN compiles its product anew for every number of rows (0.6 ms, 0.6 MB kept), and no two frames have equally many voxels.
+    """
+    number = len(rows)
+    step = max(128, 1 << max(number.bit_length() - 4, 0))
+    return F.pad(rows, (0, 0, 0, -number % step)) if number % step else rows
 
 
 class _Linear(torch.autograd.Function):
