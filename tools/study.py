@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -236,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(write_report(args.out, list(MODELS)))
         return 0
     if args.job is None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the jobs end with this process
         return study(args)
     import torch
 
