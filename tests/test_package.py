@@ -14,7 +14,7 @@ from visionrnn.kernels.native.build import BUILDS, find_compiler
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
     *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
-    *("configs", "constraints.txt", "data", "kernels", "pyproject.toml", "setup.py", "tests", "tools", "visionrnn"),
+    *("configs", "constraints.txt", "data", "docs", "kernels", "pyproject.toml", "setup.py", "tests", "tools", "visionrnn"),
 }
 OPTIONAL = ("timm", "mmengine", "mmcv", "mmdet", "mmdet3d", "spconv", "open3d", "triton", "matplotlib", "torchvision")
 IMPORT_SECONDS = """
