@@ -59,3 +59,12 @@ def test_a_row_gives_the_same_among_any_number_of_rows():
     x, weight = torch.randn(700, 16), torch.randn(8, 16)
     whole = linear(x, weight)
     assert all(torch.equal(linear(x[:number], weight), whole[:number]) for number in (1, 2, 5, 127, 128, 129, 640))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (128, 3), (2, 7, 3)])
+def test_what_comes_out_may_be_changed_in_place(shape):
+    layer, x = Linear(3, 8), torch.randn(shape, requires_grad=True)
+    out = layer(x).add_(1.0)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, layer.weight, layer.bias) + 1)
+    out.sum().backward()
+    assert x.grad.any()

@@ -37,9 +37,8 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    rows = x.flatten(0, -2)
-    out = torch.ops.mkldnn._linear_pointwise(_on_grid(rows), weight, bias, "none", [], "")
-    return out[: len(rows)].unflatten(0, x.shape[:-1])
+    out = torch.ops.mkldnn._linear_pointwise(_on_grid(x.flatten(0, -2)), weight, bias, "none", [], "")
+    return out.resize_(*x.shape[:-1], len(weight))  # not a slice: views that an autograd function returns cannot be changed in place
 
 
 def _on_grid(rows: Tensor) -> Tensor:
