@@ -1,4 +1,5 @@
-"""softplus and tanh as operators need them around their recurrences: on a CPU by the native library, ten times as fast as torch's own."""
+"""Functions of single numbers that operators need around their recurrences: on a CPU by the native library, softplus and tanh ten times as
+fast as torch's own, and all of them rounded alike wherever a number stands."""
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,13 @@ def log_sigmoid(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     """Number by number, in the type of x."""
     return _tanh(x) if _fits(x.dtype, x.device.type) else torch.tanh(x)
+
+
+def silu_gate(y: Tensor, z: Tensor) -> Tensor:
+    """y · z · σ(z), number by number; y and z of one shape."""
+    if y.dtype == z.dtype and y.shape == z.shape and _fits(y.dtype, y.device.type):
+        return _silu_gate(y, z)
+    return y * F.silu(z)
 
 
 def _fits(dtype: torch.dtype, device: str) -> bool:
@@ -45,6 +53,28 @@ def _tanh(x: Tensor) -> Tensor:
     return y
 
 
+@torch.library.custom_op("visionrnn::silu_gate", mutates_args=(), device_types="cpu")
+def _silu_gate(y: Tensor, z: Tensor) -> Tensor:
+    y, z = y.contiguous(), z.contiguous()
+    out = torch.empty_like(y)
+    native.call("silu_gate_forward", y, z, out, y.numel())
+    return out
+
+
+@torch.library.custom_op("visionrnn::silu_gate_backward", mutates_args=(), device_types="cpu")
+def _silu_gate_backward(grad: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    grad, y, z = grad.contiguous(), y.contiguous(), z.contiguous()
+    grad_y, grad_z = torch.empty_like(y), torch.empty_like(z)
+    native.call("silu_gate_backward", grad, y, z, grad_y, grad_z, y.numel())
+    return grad_y, grad_z
+
+
+_silu_gate.register_fake(lambda y, z: y.new_empty(y.shape))
+_silu_gate_backward.register_fake(lambda grad, y, z: (y.new_empty(y.shape), z.new_empty(z.shape)))
+_silu_gate.register_autograd(
+    lambda ctx, grad: _silu_gate_backward(grad, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 _softplus.register_fake(lambda x: x.new_empty(x.shape))
 _tanh.register_fake(lambda x: x.new_empty(x.shape))
 _softplus.register_autograd(

@@ -1,4 +1,4 @@
-// softplus and tanh, number by number: torch's take 15 to 30 ns each on a CPU.
+// softplus, tanh and SiLU gates, number by number: torch's softplus and tanh take 15 to 30 ns each on a CPU, and its SiLU rounds by place in memory.
 #include <algorithm>
 #include "vector.h"
 
@@ -41,13 +41,17 @@ struct Tanh {
   }
 };
 
+template <class Body>  // body(i, left): numbers i to i + W, of which ``left`` are there
+void for_parts(int64_t count, int64_t threads, Body body) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t part = 0; part < (count + PART - 1) / PART; part++)
+    for (int64_t i = part * PART; i < std::min(count, (part + 1) * PART); i += W) body(i, count - i);
+}
+
 template <class Function>
 void apply(const float* x, float* y, int64_t count, int64_t threads) {
   const Function function;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t part = 0; part < (count + PART - 1) / PART; part++)
-    for (int64_t i = part * PART; i < std::min(count, (part + 1) * PART); i += W)
-      store_part(y + i, function(load_part(x + i, count - i)), count - i);
+  for_parts(count, threads, [=](int64_t i, int64_t left) { store_part(y + i, function(load_part(x + i, left)), left); });
 }
 
 }  // namespace
@@ -55,3 +59,19 @@ void apply(const float* x, float* y, int64_t count, int64_t threads) {
 // x, y [count]
 EXPORT void softplus(const float* x, float* y, int64_t count, int64_t threads) { apply<Softplus>(x, y, count, threads); }
 EXPORT void hyperbolic_tangent(const float* x, float* y, int64_t count, int64_t threads) { apply<Tanh>(x, y, count, threads); }
+
+// out = y * z * sigmoid(z), all [count]
+EXPORT void silu_gate_forward(const float* y, const float* z, float* out, int64_t count, int64_t threads) {
+  for_parts(count, threads, [=](int64_t i, int64_t left) {
+    const vec gate = load_part(z + i, left);
+    store_part(out + i, load_part(y + i, left) * (gate * sigmoid(gate)), left);
+  });
+}
+
+EXPORT void silu_gate_backward(const float* grad, const float* y, const float* z, float* grad_y, float* grad_z, int64_t count, int64_t threads) {
+  for_parts(count, threads, [=](int64_t i, int64_t left) {
+    const vec gate = load_part(z + i, left), open = sigmoid(gate), part = load_part(grad + i, left);
+    store_part(grad_y + i, part * (gate * open), left);
+    store_part(grad_z + i, part * load_part(y + i, left) * (open * (1.f + gate * (1.f - open))), left);
+  });
+}

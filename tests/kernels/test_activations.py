@@ -1,4 +1,4 @@
-"""softplus, log sigmoid and tanh of the native library."""
+"""softplus, log sigmoid, tanh and SiLU gates of the native library."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ def test_opcheck(name):
     op = getattr(torch.ops.visionrnn, name)
     torch.library.opcheck(op, (torch.randn(5, 7, requires_grad=True),))
     torch.library.opcheck(op, (torch.randn(5, 7).T,))
+
+
+@needs_library
+def test_silu_gate():
+    y, z = torch.randn(2, 7, 1201).mul(5).requires_grad_().unbind(0)
+    exact = [value.detach().double().requires_grad_() for value in (y, z)]
+    found, wanted = activations.silu_gate(y, z), exact[0] * F.silu(exact[1])
+    assert torch.allclose(found.double(), wanted, rtol=1e-6, atol=1e-7)
+    weights = torch.randn_like(found)
+    gradients = torch.autograd.grad((found * weights).sum(), (y, z))
+    for gradient, expected in zip(gradients, torch.autograd.grad((wanted * weights).sum(), exact), strict=True):
+        assert torch.allclose(gradient.double(), expected, rtol=2e-6, atol=1e-6)
+    assert torch.equal(activations.silu_gate(y[:, 5:], z[:, 5:]), found[:, 5:])  # a number's place does not matter
+    assert activations.silu_gate(y.double(), z).dtype == torch.float64
+    torch.library.opcheck(torch.ops.visionrnn.silu_gate, (torch.randn(5, 7, requires_grad=True), torch.randn(7, 5, requires_grad=True).T))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import selective_scan
-from visionrnn.kernels.activations import softplus
+from visionrnn.kernels.activations import silu_gate, softplus
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.linear import Linear, linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
@@ -54,7 +53,7 @@ class Mamba(Operator):
         y, state = self.directions[0](u, state, cu_seqlens, max_seqlen)
         for direction in self.directions[1:]:
             y = y + direction(u, None, cu_seqlens, max_seqlen)[0]
-        return self.out_proj(y * F.silu(z)), state
+        return self.out_proj(silu_gate(y, z)), state
 
 
 class SelectiveSSM(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import mlstm
+from visionrnn.kernels.activations import silu_gate
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -93,7 +93,7 @@ class MLSTM(Operator):
             return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
         h = self.norm(h.flatten(2)) if isinstance(self.norm, GroupedNorm) else self.norm(h).flatten(2)
-        y = torch.addcmul(h, self.skip, c) * F.silu(z)
+        y = silu_gate(torch.addcmul(h, self.skip, c), z)
         return self.down_proj(y.to(self.down_proj.weight.dtype)), {"conv": window, **dict(zip(names, memory, strict=True))}
 
     def _from_blocks(self, u: Tensor, c: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import causal_conv, gated_linear_attention
-from visionrnn.kernels.activations import tanh
+from visionrnn.kernels.activations import silu_gate, tanh
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -106,7 +106,7 @@ class TimeMix(nn.Module):
         back, _ = gated_linear_attention(q, k, v, log_decay, bonus=torch.zeros_like(self.bonus), reverse=True, **how)
         o = (ahead + back).flatten(2)
         o = o if self.key_norm is None else self.key_norm(o)
-        return self.out_proj(self.norm(o) * F.silu(self.gate_proj(g)))
+        return self.out_proj(silu_gate(self.norm(o), self.gate_proj(g)))
 
     def _mixed(self, x: Tensor, change: Tensor) -> list[Tensor]:
         """The five mixes of x with the step before, [B, T, C] each."""

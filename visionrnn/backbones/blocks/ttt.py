@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
+from visionrnn.kernels.activations import silu_gate
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.linear import Linear
 from visionrnn.operators.ttt_linear import TTTLinear
@@ -52,4 +52,4 @@ class GatedFeedForward(nn.Module):
         self.down_proj = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(silu_gate(self.up_proj(x), self.gate_proj(x)))
