@@ -38,7 +38,7 @@ def kitti(shared_dir, tmp_path_factory) -> Path:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("operator", sorted(PARAMETERS))
 def test_step_and_prediction(kitti, tmp_path, operator):
-    """Losses and all gradients are finite; boxes are on the map and apart; memory holds."""
+    """Losses are finite, all gradients too and none is zero; boxes are on the map and apart; memory holds."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     environment.update(PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES="")
     script, out = Path(__file__).parent / "integrations/frame_step.py", tmp_path / "report.json"
@@ -51,8 +51,7 @@ def test_step_and_prediction(kitti, tmp_path, operator):
     assert report["parameters"] == PARAMETERS[operator]
     assert set(report["losses"]) == {"loss_cls", "loss_bbox", "loss_dir"}
     assert all(math.isfinite(value) and 0 < value < 20 for value in report["losses"].values())
-    assert report["gradients_broken"] == []
-    assert all(".blocks." in name for name in report["gradients_zero"])  # drop-path may leave out all groups of a block
+    assert report["gradients_broken"] == [] and report["gradients_zero"] == []
     boxes, scores = report["boxes"], report["scores"]
     assert 20 <= len(boxes) == len(scores) <= 500 and min(scores) > 0.1 and set(report["labels"]) <= {0, 1, 2}
     assert all(-5 < box[0] < 75 and -45 < box[1] < 45 and all(math.isfinite(value) for value in box) for box in boxes)

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)
+    cfg.model.middle_encoder.drop_path = 0.0  # else blocks, some of which have one group only, may be left without a gradient
     torch.manual_seed(0)
     steps = Steps()
     with DefaultScope.overwrite_default_scope("mmdet3d"):
