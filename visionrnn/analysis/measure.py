@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,7 @@ class Analysis:
 
 def analyze(model: nn.Module, run: Callable[[], Any], repeats: int = 5) -> Analysis:
     """``run`` makes one pass of ``model``. The first pass measures the process's memory and warms up, the second counts operations,
-    sequences and tensors, ``repeats`` more are timed."""
+    the third sequences and tensors, ``repeats`` more are timed."""
     if repeats < 1:
         raise ValueError(f"repeats={repeats}; expected at least 1")
     cuda = next((parameter.is_cuda for parameter in model.parameters()), False)
@@ -79,10 +80,10 @@ def analyze(model: nn.Module, run: Callable[[], Any], repeats: int = 5) -> Analy
     lion = next((module for module in model.modules() if isinstance(module, LION)), None)
     with torch.no_grad(), ProcessPeak(cuda) as process:
         run()
-    with torch.no_grad(), contextlib.ExitStack() as stack:
+    with torch.no_grad(), OperationCount() as count:
+        run()
+    with torch.no_grad(), TensorPeak() as tensors, contextlib.ExitStack() as stack:
         trace = stack.enter_context(ScanTrace(lion)) if lion is not None else None
-        count = stack.enter_context(OperationCount())
-        tensors = stack.enter_context(TensorPeak())
         run()
     watched = {f"part/{name}": module for name, module in parts.items()}
     with torch.no_grad(), Stopwatch({**watched, **(stage_watch(lion) if lion is not None else {})}, cuda) as watch:
@@ -92,7 +93,7 @@ def analyze(model: nn.Module, run: Callable[[], Any], repeats: int = 5) -> Analy
             run()
             total.append(watch.now() - start)
             watch.next_run()
-    seconds = sorted(total)[len(total) // 2]
+    seconds = statistics.median(total)
     called = [name.removeprefix("part/") for name in watch.order if name in watched]
     names = [*called, *(name for name in parts if name not in called)]
     costs = [Part(name, _parameters([parts[name]]), count.of(name), watch.median(f"part/{name}")) for name in names]

@@ -18,10 +18,6 @@ import visionrnn.kernels  # noqa: F401  makes the operators known to torch
 Shape = torch.Size
 
 
-def _linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * weight[0]
-
-
 def _selective_scan(u: Shape, delta: Shape, A: Shape, B: Shape, *_: Any, **__: Any) -> int:
     # per step, channel and state: Δ·A and its exponential, Δu·B, h ← a h + …, C·h
     return u.numel() * (7 * B[-1] + 1)
@@ -84,18 +80,31 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "max_plus_scan": _max_plus_scan,
 }
 """Name below ``torch.ops.visionrnn`` → operations, from the shapes of the arguments."""
-ELEMENTWISE = ("softplus", "tanh", "checked_boundaries")
+ELEMENTWISE = ("softplus", "tanh", "sigmoid", "silu_gate", "checked_boundaries")
 
 
 class OperationCount(FlopCounterMode):
-    """Counts inside its ``with`` block. ``not_counted``: names of recurrences that ran and have no formula."""
+    """Counts inside its ``with`` block. ``not_counted``: names of recurrences that ran and have no formula.
+
+    oneDNN is off meanwhile, since for it linear layers are filled up with rows of zeros, which are no work of the model's.
+    """
 
     def __init__(self) -> None:
         known = {getattr(torch.ops.visionrnn, name): formula for name, formula in FORMULAS.items() if hasattr(torch.ops.visionrnn, name)}
-        super().__init__(display=False, custom_mapping={**known, torch.ops.mkldnn._linear_pointwise: _linear})
+        super().__init__(display=False, custom_mapping=known)
         for name in ("addmm", "baddbmm"):  # torch counts those that are not in place only
             self.flop_registry[getattr(torch.ops.aten, f"{name}_")] = self.flop_registry[getattr(torch.ops.aten, name)]
         self.not_counted: set[str] = set()
+
+    def __enter__(self) -> OperationCount:
+        self._onednn = bool(torch.backends.mkldnn.enabled)
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        torch.backends.mkldnn.enabled = self._onednn  # type: ignore[assignment]
+        return super().__exit__(*error)
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         name = str(func_packet).removeprefix("visionrnn.")

@@ -32,6 +32,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         and x.dim() > 1
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)  # a user's wish
         and not torch.is_autocast_enabled("cpu")
     )
 

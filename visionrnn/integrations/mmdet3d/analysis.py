@@ -32,13 +32,13 @@ def analyze_config(
     model = InferenceModel(load_config(config), checkpoint, device)
     points = synthetic_points(model) if frame is None else load_points(frame, model.columns)[:, : model.columns]
     packed = model.pipeline(np.ascontiguousarray(points))
+    shown = "a SYNTHETIC frame" if frame is None else str(frame)
     inside = int(model.inside(packed["inputs"]["points"][:, :3].cpu().numpy()).sum())
     if not inside:
-        raise DataError(f"{frame}: none of its {len(points)} points is in the model's range {model.point_range}; expected metres, z up")
+        raise DataError(f"{shown}: none of its {len(points)} points is in the model's range {model.point_range}; expected metres, z up")
     with warnings.catch_warnings():  # what torch and mmdet3d say about their own future
         warnings.simplefilter("ignore", UserWarning)
         analysis = analyze(model.model, lambda: model.model.test_step(pseudo_collate([packed])), repeats)  # type: ignore[operator]
-    shown = "a SYNTHETIC frame" if frame is None else str(frame)
     weights = "random weights" if checkpoint is None else str(checkpoint)
     analysis.about |= {"config": str(config), "frame": shown, "points": inside, "checkpoint": weights}
     return analysis
