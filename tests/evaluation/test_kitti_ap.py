@@ -91,6 +91,21 @@ def metric(info_file):
     return METRICS.build({"type": "KittiAP", "ann_file": str(info_file)})
 
 
+@pytest.mark.parametrize("scope", ["mmengine", "mmdet", "mmdet3d"])
+def test_found_whatever_scope_the_process_has(info_file, scope):
+    """A runner of another package leaves its default scope behind, which decides where mmengine looks a name up."""
+    from mmdet3d.registry import METRICS
+    from mmengine.registry import DefaultScope
+
+    from visionrnn.integrations.mmdet3d.lidar_metric import LidarAP
+    from visionrnn.integrations.mmdet3d.metrics import KittiAP
+
+    with DefaultScope.overwrite_default_scope(scope):
+        for prefix in ("", "mmdet3d."):
+            assert isinstance(METRICS.build({"type": f"{prefix}KittiAP", "ann_file": str(info_file)}), KittiAP)
+            assert isinstance(METRICS.build({"type": f"{prefix}LidarAP", "min_overlap": 0.5}), LidarAP)
+
+
 def test_perfect_predictions_score_100(metric):
     result = scores_of(metric, [sample(index) for index in range(FRAMES)])
     for name in CLASSES:

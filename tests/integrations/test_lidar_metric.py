@@ -81,6 +81,8 @@ def test_what_is_missing_is_named(config, samples):
     judge.process({}, answer(samples))
     with pytest.raises(DataError, match=r"LidarAP\.min_overlap: nothing for truck, construction_vehicle"):
         judge.evaluate(2)
+    with pytest.raises(ValueError, match=r"point_cloud_range=\[0, -4\]; expected x, y, z minima"):
+        metric(config, samples, point_cloud_range=[0, -4])
     sample = answer(samples)[0]
     sample.pop("eval_ann_info")
     with pytest.raises(DataError, match="sample frame 10: no annotations"):

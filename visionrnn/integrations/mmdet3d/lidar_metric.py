@@ -13,6 +13,7 @@ import torch
 from mmdet3d.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from mmengine.registry import METRICS as ROOT_METRICS
 
 from visionrnn.errors import DataError
 from visionrnn.evaluation.kitti import band_name
@@ -20,6 +21,7 @@ from visionrnn.evaluation.lidar import DISTANCE_BANDS, Boxes, average_precision
 from visionrnn.integrations.mmdet3d.metrics import lidar_detections
 
 
+@ROOT_METRICS.register_module()  # found in a process whose scope is another package's, too
 @METRICS.register_module()
 class LidarAP(BaseMetric):
     """Average precision by 3D overlap (``visionrnn.evaluation.lidar``), over all objects and by distance. Not a benchmark's metric.
@@ -46,6 +48,8 @@ class LidarAP(BaseMetric):
         collect_dir: str | None = None,
     ):
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+        if point_cloud_range is not None and len(point_cloud_range) != 6:
+            raise ValueError(f"point_cloud_range={point_cloud_range}; expected x, y, z minima, then maxima, in metres")
         self.min_overlap, self.point_cloud_range = min_overlap, point_cloud_range
 
     @property

@@ -15,6 +15,7 @@ from mmdet3d.registry import METRICS
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from mmengine.registry import METRICS as ROOT_METRICS
 
 from visionrnn.datasets.kitti import Calibration, Labels, write_labels
 from visionrnn.datasets.pickles import load_infos
@@ -28,6 +29,7 @@ UNKNOWN_OCCLUSION = 3  # KITTI's word for it; beyond the limit of every difficul
 _CALIBRATION_KEYS = ("lidar2cam", "cam2img", "height", "width")
 
 
+@ROOT_METRICS.register_module()  # found in a process whose scope is another package's, too
 @METRICS.register_module()
 class KittiAP(BaseMetric):
     """Scores detections in the LiDAR frame against a KITTI info file (version 2) by the benchmark's rules (``visionrnn.evaluation.kitti``).
