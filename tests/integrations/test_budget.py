@@ -41,14 +41,21 @@ def test_stream_gives_every_frame_equally_often():
     assert list(budget.StreamSampler(range(10), 7, seed=4)) != drawn[:7]
 
 
-def test_stream_longer_than_a_pass_and_split_over_processes(monkeypatch):
-    whole = list(budget.StreamSampler(range(4), 10, seed=0))
-    assert sorted(whole[:4]) == sorted(whole[4:8]) == list(range(4))
-    shares = []
-    for rank in range(2):
-        monkeypatch.setattr(budget, "get_dist_info", lambda rank=rank: (rank, 2))
-        shares.append(list(budget.StreamSampler(range(4), 10, seed=0)))
-    assert [index for pair in zip(*shares, strict=True) for index in pair] == whole
+@pytest.mark.parametrize("length", [10, 5])  # 5: three samples for each process
+def test_stream_longer_than_a_pass_and_split_over_processes(monkeypatch, length):
+    stream = []
+    for epoch in range(4):
+        shares = []
+        for rank in range(2):
+            monkeypatch.setattr(budget, "get_dist_info", lambda rank=rank: (rank, 2))
+            sampler = budget.StreamSampler(range(4), length, seed=0)
+            sampler.set_epoch(epoch)
+            shares.append(list(sampler))
+        stream += [index for pair in zip(*shares, strict=True) for index in pair]
+    assert len(stream) == 4 * 2 * -(-length // 2)
+    assert all(sorted(stream[start : start + 4]) == list(range(4)) for start in range(0, len(stream), 4))
+    monkeypatch.setattr(budget, "get_dist_info", lambda: (0, 1))
+    assert stream[:5] == list(budget.StreamSampler(range(4), 5, seed=0))
 
 
 @pytest.mark.parametrize(("size", "length"), [(0, 3), (3, 0)])

@@ -100,7 +100,7 @@ def test_resumed_run_is_like_an_unbroken_one(tmp_path):
 
 def test_steps_are_wrapped_once(tmp_path):
     hook, data = FadeAugmentationHook(1, ["Shift", "Keep"]), ShiftedDataset()
-    runner = type("Runner", (), {"train_dataloader": type("Loader", (), {"dataset": data})})
+    runner = type("Runner", (), {"train_dataloader": type("Loader", (), {"dataset": data}), "train_loop": None})
     hook.before_train(runner)
     hook.before_train(runner)
     (steps,) = pipelines(data)
@@ -114,3 +114,10 @@ def test_bad_options(tmp_path):
     for steps, name in (("all", "PasteObjects, ObjectSample"), (("Shift", "Turn"), "Turn")):
         with pytest.raises(ValueError, match=f"the training pipeline has no {name}"):
             SafeRunner.from_cfg(config(tmp_path, steps)).train()
+
+
+def test_training_by_iterations_is_refused(tmp_path):
+    cfg = config(tmp_path)
+    cfg.train_cfg = {"by_epoch": False, "max_iters": 4}
+    with pytest.raises(ValueError, match="train_cfg counts iterations; expected by_epoch=True"):
+        SafeRunner.from_cfg(cfg).train()

@@ -86,6 +86,9 @@ def test_bad_databases(root):
         step(scene(9))
     with pytest.raises(DataError, match=r"none\.pkl: file not found; it is the database of objects"):
         PasteObjects(str(root), groups=dict(Car=1), info_path="none.pkl", classes=CLASSES)
+    save_infos(root / "bare.pkl", {"Car": [{"name": "Car"}]})
+    with pytest.raises(DataError, match=r"bare\.pkl: an entry is damaged or lacks a value: KeyError\('num_points_in_gt'\)"):
+        PasteObjects(str(root), groups=dict(Car=1), info_path="bare.pkl", classes=CLASSES)
     with pytest.raises(DataError, match=r"PasteObjects\.min_points: Van not among the classes Car, Cyclist"):
         paste(root, min_points=dict(Van=3))
     with pytest.warns(UserWarning, match="no object of Car with 90 points, Cyclist with 80 points; none is pasted"):

@@ -142,14 +142,17 @@ class PasteObjects(ObjectSample):
         found = load_infos(path)
         if not isinstance(found, dict):
             raise DataError(f"{path}: holds a {type(found).__name__}; expected {{class: entries}}, as `visionrnn create-data kitti` writes")
-        self.entries = {
-            name: [
-                entry
-                for entry in found.get(name, [])
-                if entry["num_points_in_gt"] >= least.get(name, 0) and entry.get("difficulty", 0) not in remove_difficulty
-            ]
-            for name in groups
-        }
+        try:
+            self.entries = {
+                name: [
+                    entry
+                    for entry in found.get(name, [])
+                    if entry["num_points_in_gt"] >= least.get(name, 0) and entry.get("difficulty", 0) not in remove_difficulty
+                ]
+                for name in groups
+            }
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: an entry is damaged or lacks a value: {error!r}; make the database anew") from None
         absent = [name for name in groups if groups[name] and not self.entries[name]]
         if absent:
             wanted = ", ".join(f"{name} with {least.get(name, 0)} points" for name in absent)

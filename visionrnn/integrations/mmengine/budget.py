@@ -23,27 +23,26 @@ class StreamSampler(Sampler):
     """Epochs of ``length`` samples, cut from one endless stream of shuffled passes over the data set.
 
     An epoch need not end where a pass does: the number of iterations can be chosen freely, and every frame still comes equally
-    often. The order is a function of (seed, pass). ``length`` counts the samples of all processes.
+    often. The order is a function of (seed, pass). ``length`` counts the samples of all processes, rounded up to equal numbers for each.
     """
 
     def __init__(self, dataset: Sized, length: int, seed: int | None = None):
         if length < 1 or not len(dataset):
             raise ValueError(f"length={length}, {len(dataset)} samples in the data set; expected at least 1 of both")
-        self.size, self.total = len(dataset), length
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
         self.rank, self.world_size = get_dist_info()
+        self.size, self.share = len(dataset), -(-length // self.world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the piece of the stream."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.total // self.world_size)
+        return self.share
 
     def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.total
-        stop = start + len(self) * self.world_size
+        start, stop = (epoch * self.share * self.world_size for epoch in (self.epoch, self.epoch + 1))
         first = start // self.size
         passes = range(first, -(-stop // self.size))
         orders = [torch.randperm(self.size, generator=torch.Generator().manual_seed(seed_of(self.seed, number))) for number in passes]
@@ -74,7 +73,7 @@ def step_seconds(configs: Mapping[str, Config], steps: int = 24, warm_up: int = 
     """Mean processor seconds of one training step, loading of its data included, of each config's model.
 
     The models take turns, step by step, so that a slow moment of the machine hits all alike. Loading must happen in this process: the
-    configs' ``train_dataloader.num_workers`` is taken as 0.
+    configs' ``train_dataloader.num_workers`` is set to 0.
     """
     from visionrnn.integrations.mmengine.runner import SafeRunner
 

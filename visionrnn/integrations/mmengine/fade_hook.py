@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 
 AUGMENTATIONS = ("PasteObjects", "ObjectSample", "ObjectNoise", "RandomFlip3D", "GlobalRotScaleTrans", "RandomJitterPoints")
 """Pipeline steps that ``steps="all"`` switches off: they change the scene. Loading, masking and shuffling stay."""
@@ -32,7 +33,8 @@ class FadeAugmentationHook(Hook):
 
     last_epochs: how many. steps: names of pipeline steps, or "all": those in ``AUGMENTATIONS``.
     The switch lies in memory that the loader's workers share, so workers that live on obey it too; it depends on the epoch alone, so a
-    resumed run is like an unbroken one. Raises ValueError when no data set of the training has such a step.
+    resumed run is like an unbroken one. Raises ValueError when no data set of the training has such a step, and for a training that counts
+    iterations, which is one epoch to mmengine.
     """
 
     def __init__(self, last_epochs: int, steps: Sequence[str] | str = "all"):
@@ -45,6 +47,8 @@ class FadeAugmentationHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Puts the switch round the steps, before any worker is started."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError("FadeAugmentationHook: train_cfg counts iterations; expected by_epoch=True, or leave the hook out")
         found = set()
         for steps in pipelines(runner.train_dataloader.dataset):
             for place, step in enumerate(steps):
