@@ -23,8 +23,14 @@ from visionrnn.integrations.mmdet3d.heads_common import (
     gaussian_radius,
     local_maxima,
     nms_3d,
+    nms_by_class,
+    peak_radii,
+    rectify,
+    usable,
     within,
 )
+from visionrnn.integrations.mmdet3d.heads_common.codes import decode, encode
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 
 
 def test_radius_equals_mmdet3ds():
@@ -32,6 +38,13 @@ def test_radius_equals_mmdet3ds():
     for overlap in (0.1, 0.5, 0.7):
         expected = [float(mmdet3d_radius((long, wide), overlap)) for long, wide in zip(length, width, strict=True)]
         assert gaussian_radius(length, width, overlap).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_radii_are_of_cells():
+    """A box of 8 × 4 m on cells of 1 × 0.5 m is 8 × 8 cells large."""
+    box, grid = torch.tensor([[0.0, 0, 0, 8, 4, 1, 0], [0, 0, 0, 0.1, 0.1, 1, 0]]), Grid([0, 0, 0, 8, 8, 8], [0.5, 0.25, 1], 2)
+    expected = int(gaussian_radius(torch.tensor(8.0), torch.tensor(8.0), 0.1))
+    assert peak_radii(box, grid, 0.1, 2).tolist() == [expected, 2] and expected > 2
 
 
 def test_peaks_equal_mmdet3ds_drawing_one_by_one():
@@ -102,6 +115,42 @@ def test_suppression():
         nms_3d(boxes, scores[:2], 0.4)
     with pytest.raises(ValueError, match="7 or more"):
         nms_3d(boxes[:, :5], scores, 0.4)
+
+
+def test_suppression_by_class():
+    """Two equal boxes of class 1, of which the better stays; of class 0, which has no threshold, all stay; best first."""
+    box = torch.tensor([[0.0, 0, 0, 4, 2, 1, 0]])
+    labels, scores = torch.tensor([1, 1, 0, 0]), torch.tensor([0.1, 0.3, 0.2, 0.4])
+    assert nms_by_class(box.repeat(4, 1), scores, labels, {1: 0.1}).tolist() == [3, 1, 2]
+    assert nms_by_class(box.repeat(4, 1), scores, labels, {0: 0.1, 1: 1.0}, post=1).tolist() == [3, 1]
+    assert nms_by_class(box[:0], scores[:0], labels[:0], {1: 0.1}).tolist() == []
+
+
+def test_rectified_scores():
+    """Told overlaps are (x + 1) / 2, limited; the share is one number or one for each."""
+    scores, told = torch.tensor([0.5, 0.5, 0.5, 0.5]), torch.tensor([0.6, 0.6, 2.4, -3.0])
+    expected = [0.5**0.32 * 0.8**0.68, 0.5**0.35 * 0.8**0.65, 0.5**0.29, 0]
+    assert rectify(scores, told, torch.tensor([0.68, 0.65, 0.71, 0.5])).tolist() == pytest.approx(expected)
+    assert rectify(scores, told, 0.5).tolist() == pytest.approx([0.4**0.5, 0.4**0.5, 0.5**0.5, 0])
+    assert rectify(scores, told, 0.0).tolist() == scores.tolist()
+
+
+def test_codes_there_and_back():
+    """Any yaw, with velocities; the angle comes back between −π and π. Sizes are limited, whatever a network says."""
+    grid = Grid([0, -4, -2, 8, 4, 2], [0.5, 0.5, 0.25])
+    boxes = torch.rand(50, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4 + 0.5
+    boxes[:, 6] = torch.linspace(-math.pi + 1e-3, math.pi - 1e-3, 50)
+    places = grid.cells(boxes[:, :2])
+    codes = encode(boxes, places - places.floor())
+    torch.testing.assert_close(decode(codes, places.floor(), grid), boxes)
+    codes[:, 3:6] = 1000.0
+    assert decode(codes, places.floor(), grid)[:, 3:6].max() < 150
+
+
+def test_which_objects_are_usable():
+    boxes = torch.ones(7, 9)
+    boxes[1, 3], boxes[2, 4], boxes[3, 0], boxes[4, 8] = 0, -1, float("nan"), float("nan")
+    assert usable(boxes, torch.tensor([0, 0, 0, 0, 1, -1, 2]), 2).tolist() == [True, False, False, False, True, False, False]
 
 
 def test_overlap_of_pairs():

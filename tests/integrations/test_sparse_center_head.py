@@ -15,8 +15,9 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from visionrnn.integrations.mmdet3d.heads.sparse_center import LIONSparseCenterHead
+from visionrnn.integrations.mmdet3d.heads_common.codes import decode, encode
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
-from visionrnn.integrations.mmdet3d.sparse_center_targets import batch_targets, cell_targets, decode, encode, places
+from visionrnn.integrations.mmdet3d.sparse_center_targets import batch_targets, cell_targets, places
 from visionrnn.serialization import Voxels
 
 RANGE = (-8.0, -4.0, -3.0, 8.0, 4.0, 1.0)
@@ -109,7 +110,7 @@ def test_planted_boxes_are_found_with_their_labels():
     heat = torch.full((70, 4), -9.0)
     cells = given.coords[:, [3, 2]]
     for row, box, label in zip((7, 50), boxes, labels, strict=True):
-        codes[row] = encode(box[None], cells[row : row + 1], GRID)
+        codes[row] = encode(box[None], GRID.cells(box[None, :2]) - cells[row])
         heat[row, label] = 3.0
     parts = dict(zip(("center", "center_z", "dim", "rot"), codes.split([2, 1, 3, 2], dim=1), strict=True))
     results = module.predict_by_feat([{**parts, "heatmap": heat[:, group]} for group in GROUPS], given)

@@ -22,7 +22,7 @@ from mmengine.structures import InstanceData
 from visionrnn.geometry import iou3d
 from visionrnn.integrations.mmdet3d.heads.transfusion import LIONTransFusionHead, Proposals
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
-from visionrnn.integrations.mmdet3d.transfusion import BoxCode, DecoderLayer, HungarianAssigner, RowsAreX, rectify, suppress, window_bias
+from visionrnn.integrations.mmdet3d.transfusion import BoxCode, DecoderLayer, HungarianAssigner, RowsAreX, window_bias
 
 GRID = {"point_cloud_range": [-6, -4, -3, 6, 4, 1], "voxel_size": [0.5, 0.5, 0.5], "stride": 2}  # 12 × 8 cells of a metre
 CAR = [1.3, -1.6, -1.0, 4.0, 2.0, 1.5, 0.7, 3.0, -1.0]
@@ -229,12 +229,12 @@ def test_losses_by_hand():
     assert losses["loss_iou"].item() == pytest.approx(0.5 * abs(0.1 - (2 * overlap - 1)), rel=1e-4)
 
 
-def test_unknown_velocities_and_empty_boxes_are_left_out():
+def test_unknown_velocities_empty_boxes_and_other_classes_are_left_out():
     made, feats = head(), maps(2)
     unknown = [[*CAR[:7], float("nan"), float("nan")], CONE, [0.0, 0, 0, 0, 0, 0, 0, 0, 0]]
     losses = made.loss(feats, [sample(unknown, [0, 2, 1]), sample([], [])])
     assert all(value.isfinite() for value in losses.values())
-    without = made.loss(feats, [sample([CAR[:7], CONE[:7]], [0, 2]), sample([], [])])  # no columns for velocities at all
+    without = made.loss(feats, [sample([CAR[:7], CONE[:7], CAR[:7]], [0, 2, -1]), sample([], [])])  # no columns for velocities at all
     assert losses["loss_bbox"] > without["loss_bbox"]  # the cone's velocity of 0 is known, and counts
     sum(losses.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in made.parameters())
@@ -286,7 +286,7 @@ def test_planted_boxes_come_out():
     outside = [5.5, *CONE[1:]]
     boxes = [CAR, CAR, CONE, CONE, outside]
     found = planted(made, boxes, [0, 0, 2, 2, 2], [0.3, 0.5, 0.2, 0.9, 0.8])
-    (out,) = made.predict_by_feat(found, [sample([], [])])
+    (out,) = made.predict_by_feat(found)
     assert out.labels_3d.tolist() == [2, 0, 0]
     expected = (torch.tensor([0.9, 0.5, 0.3]) * torch.tensor(9.0).sigmoid() * 0.75).sqrt()
     torch.testing.assert_close(out.scores_3d, expected)
@@ -294,15 +294,6 @@ def test_planted_boxes_come_out():
     torch.testing.assert_close(out.bboxes_3d.gravity_center, torch.tensor([CONE[:3], CAR[:3], CAR[:3]]))
     torch.testing.assert_close(out.bboxes_3d.tensor[:, 2], torch.tensor([-1.8, -1.75, -1.75]))
     torch.testing.assert_close(out.bboxes_3d.tensor[:, 3:], torch.tensor([CONE[3:], CAR[3:], CAR[3:]]))
-
-
-def test_selection():
-    torch.testing.assert_close(
-        rectify(torch.tensor([0.25, 0.25]), torch.tensor([0.28, -3.0]), 0.5), torch.tensor([0.4, 0.0]), rtol=1e-6, atol=1e-6
-    )
-    boxes = torch.tensor([CONE, CONE, CAR])
-    assert suppress(boxes, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 1, 0]), (1,), (0.1, None, None)).tolist() == [2, 1]
-    assert suppress(boxes[:0], boxes[:0, 0], boxes[:0, 0].long(), (1,), (0.1, None, None)).tolist() == []
 
 
 def test_a_batch_is_its_samples():
@@ -353,6 +344,8 @@ def test_published_names_and_shapes(shared_dir):
 def test_errors():
     with pytest.raises(ValueError, match="unknown options"):
         head(test_cfg={"nms_class": [1]})
+    with pytest.raises(ValueError, match="expected 10 numbers"):
+        head(train_cfg={"code_weights": [1.0] * 8})
     with pytest.raises(ValueError, match="point_classes"):
         head(point_classes=[3])
     with pytest.raises(ValueError, match="expected"):

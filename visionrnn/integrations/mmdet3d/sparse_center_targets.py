@@ -1,7 +1,6 @@
-"""What a centre head on occupied cells learns from a frame's boxes, and boxes from what it says.
+"""What a centre head on occupied cells learns from a frame's boxes.
 
-Cells are (x, y) indices of the bird's-eye grid. Boxes are [M, 7]: x, y, z of the geometric centre, l, w, h in metres, yaw in radians,
-LiDAR frame. Codes are [M, 8]: centre minus cell in cells (x, y), z in metres, log l, log w, log h, cos yaw, sin yaw.
+Cells are (x, y) indices of the bird's-eye grid. Boxes [M, 7] are as in ``heads_common``, codes [M, 8] as in its ``codes``.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visionrnn.integrations.mmdet3d.heads_common import peak_radii, usable
+from visionrnn.integrations.mmdet3d.heads_common.codes import encode
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
-from visionrnn.integrations.mmdet3d.heads_common.heatmap import gaussian_radius
-
-CODES = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
-"""Branches of the regression and their widths, in the order of the codes."""
 
 OBJECTS_AT_ONCE = 64  # bounds the distance table: 64 objects × 100 000 cells are 26 MB
 
@@ -26,18 +23,6 @@ def places(boxes: Tensor, grid: Grid) -> Tensor:
     height, width = grid.shape
     cells = grid.cells(boxes[:, :2]).clamp(min=0)
     return torch.minimum(cells, cells.new_tensor([width, height]) - 0.5)
-
-
-def encode(boxes: Tensor, cells: Tensor, grid: Grid) -> Tensor:
-    """Codes [M, 8] of boxes [M, 7] as seen from cells [M, 2]."""
-    yaw = boxes[:, 6:7]
-    return torch.cat([places(boxes, grid) - cells, boxes[:, 2:3], boxes[:, 3:6].log(), yaw.cos(), yaw.sin()], dim=1)
-
-
-def decode(codes: Tensor, cells: Tensor, grid: Grid) -> Tensor:
-    """Boxes [M, 7] from codes [M, 8] at cells [M, 2]; the inverse of :func:`encode` for centres on the grid."""
-    yaw = torch.atan2(codes[:, 7:8], codes[:, 6:7])
-    return torch.cat([grid.metres(cells + codes[:, :2]), codes[:, 2:3], codes[:, 3:6].exp(), yaw], dim=1)
 
 
 def cell_targets(cells: Tensor, centres: Tensor, radii: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -58,8 +43,8 @@ def cell_targets(cells: Tensor, centres: Tensor, radii: Tensor, labels: Tensor, 
         least, row = squared.min(dim=1)
         reach = radius.float()[:, None]
         peaks = torch.exp((least[:, None] - squared) / (2 * ((2 * reach + 1) / 6) ** 2))
-        dropped = (peaks < torch.finfo(peaks.dtype).eps) | (squared > 2 * reach**2)
-        heat.scatter_reduce_(0, label.long()[:, None].expand_as(peaks), peaks.masked_fill(dropped, 0.0), "amax")
+        peaks = peaks.masked_fill(squared > 2 * reach**2, 0.0)
+        heat.scatter_reduce_(0, label.long()[:, None].expand_as(peaks), peaks, "amax")
         nearest.append(row)
     return heat.t(), torch.cat(nearest)
 
@@ -86,20 +71,17 @@ def batch_targets(
 ) -> CellTargets:
     """Targets of a batch from its cells [N, 2] (x, y), ``counts`` of them in each sample, and each sample's boxes [M, 7] and labels [M].
 
-    Boxes without extent, with labels outside 0 … K − 1, and all boxes of a sample without cells are left out. Nothing given is changed.
+    Boxes that are not ``usable`` and all boxes of a sample without cells are left out. Nothing given is changed.
     """
     heats, rows, codes, kept_labels, first = [], [], [], [], 0
     for sample_cells, sample_boxes, sample_labels in zip(cells.split(list(counts)), boxes, labels, strict=True):
-        usable = (sample_boxes[:, 3:6] > 0).all(1) & (sample_labels >= 0) & (sample_labels < num_classes)
-        if not len(sample_cells):
-            usable = torch.zeros_like(usable)
-        chosen, chosen_labels = sample_boxes[usable].float(), sample_labels[usable].long()
-        length, width = (chosen[:, 3:5] / chosen.new_tensor(grid.cell)).unbind(1)
-        radii = gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
-        heat, nearest = cell_targets(sample_cells, places(chosen, grid).int(), radii, chosen_labels, num_classes)
+        taught = usable(sample_boxes, sample_labels, num_classes) & (len(sample_cells) > 0)
+        chosen, chosen_labels = sample_boxes[taught].float(), sample_labels[taught].long()
+        centres, radii = places(chosen, grid), peak_radii(chosen, grid, min_overlap, min_radius)
+        heat, nearest = cell_targets(sample_cells, centres.int(), radii, chosen_labels, num_classes)
         heats.append(heat)
         rows.append(nearest + first)
-        codes.append(encode(chosen, sample_cells[nearest], grid))
+        codes.append(encode(chosen, centres - sample_cells[nearest]))
         kept_labels.append(chosen_labels)
         first += len(sample_cells)
     return CellTargets(torch.cat(heats), torch.cat(rows), torch.cat(codes), torch.cat(kept_labels))

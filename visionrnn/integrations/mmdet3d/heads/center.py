@@ -9,19 +9,19 @@ import torch
 from mmcv.cnn import build_norm_layer
 from mmdet3d.models.dense_heads.base_3d_dense_head import Base3DDenseHead
 from mmdet3d.registry import MODELS
-from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional
 
 from visionrnn.integrations.mmdet3d.heads.center_boxes import Selection, detect
-from visionrnn.integrations.mmdet3d.heads.center_targets import CenterTargets, Peaks, assign, decode
-from visionrnn.integrations.mmdet3d.heads_common.boxes import aligned_iou_3d
+from visionrnn.integrations.mmdet3d.heads.center_targets import CenterTargets, Peaks, assign
+from visionrnn.integrations.mmdet3d.heads_common import PRIOR, aligned_iou_3d, focal_heatmap_loss
+from visionrnn.integrations.mmdet3d.heads_common.codes import CODES, decode
 from visionrnn.integrations.mmdet3d.heads_common.counts import share_of_count
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
-from visionrnn.integrations.mmdet3d.heads_common.heatmap import focal_heatmap_loss
+from visionrnn.integrations.mmdet3d.heads_common.options import filled
+from visionrnn.integrations.mmdet3d.heads_common.samples import detections, objects
 
-CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
 EXTRA = {"iou": 1, "vel": 2}
 NORM: Mapping[str, Any] = {"type": "BN", "eps": 1e-3, "momentum": 0.01}
 TRAINING: Mapping[str, Any] = {"peaks": {}, "heatmap_weight": 1.0, "box_weight": 2.0, "iou_weight": 1.0, "code_weights": None}
@@ -31,12 +31,12 @@ TRAINING: Mapping[str, Any] = {"peaks": {}, "heatmap_weight": 1.0, "box_weight":
 class LIONCenterHead(Base3DDenseHead):
     """One heat map per class and, at each cell, the box of an object whose centre lies there.
 
-    grid: arguments of :class:`~visionrnn.integrations.mmdet3d.heads_common.grid.Grid`, the cells of the map the head gets.
+    grid: options of :class:`~visionrnn.integrations.mmdet3d.heads_common.grid.Grid`, the cells of the map the head gets.
     extra: branches besides centre, height, size and heading: "iou" (the box's overlap with the object, as 2 · IoU − 1), "vel" (m/s).
     feat_channels: width of the shared convolution and of all branches. conv_bias: whether convolutions before a norm have a bias.
-    train_cfg: ``peaks`` (arguments of ``center_targets.Peaks``), ``heatmap_weight``, ``box_weight``, ``iou_weight``, ``code_weights`` (one
-    per number of the code, 8 or 10; all 1 if None). test_cfg: arguments of ``center_boxes.Selection``.
-    Raises ValueError for unknown branches or settings.
+    train_cfg: ``peaks`` (options of ``center_targets.Peaks``), ``heatmap_weight``, ``box_weight``, ``iou_weight``, ``code_weights`` (one
+    per number of the code, 8 or 10; all 1 if None). test_cfg: options of ``center_boxes.Selection``.
+    Raises ValueError for unknown branches or options, and for lists of the wrong length.
     """
 
     def __init__(
@@ -55,16 +55,13 @@ class LIONCenterHead(Base3DDenseHead):
         super().__init__(init_cfg=init_cfg)
         if not set(extra) <= set(EXTRA):
             raise ValueError(f"extra={list(extra)}; expected some of {list(EXTRA)}")
-        unknown = set(train_cfg or {}) - set(TRAINING)
-        if unknown:
-            raise ValueError(f"train_cfg: unknown settings {sorted(unknown)}; expected some of {list(TRAINING)}")
         self.num_classes, self.grid = num_classes, Grid(**grid)
-        self.code_branches = [*CODE, *(["vel"] if "vel" in extra else [])]
-        self.training_options = {**TRAINING, **(train_cfg or {})}
-        self.peaks = Peaks(**self.training_options["peaks"])
-        self.selection = Selection(**(test_cfg or {}))
+        self.code_branches = [*CODES, *(["vel"] if "vel" in extra else [])]
+        self.training_options = filled(train_cfg, TRAINING, "train_cfg")
+        self.peaks = Peaks(**filled(self.training_options["peaks"], vars(Peaks()), "train_cfg.peaks"))
+        self.selection = Selection(**filled(test_cfg, vars(Selection()), "test_cfg"))
         self.selection.check(num_classes)
-        sizes = {**CODE, **{name: size for name, size in EXTRA.items() if name in extra}, "hm": num_classes}
+        sizes = {**CODES, **{name: size for name, size in EXTRA.items() if name in extra}, "hm": num_classes}
         width = sum(size for name, size in sizes.items() if name in self.code_branches)
         weights = self.training_options["code_weights"] or [1.0] * width
         if len(weights) != width:
@@ -84,13 +81,13 @@ class LIONCenterHead(Base3DDenseHead):
     def _initialise(self) -> None:
         """Kaiming for the boxes; PyTorch's default for the heat map, whose bias says 10 % everywhere."""
         for name, branch in self.branches.items():
-            convolutions = [module for module in branch.modules() if isinstance(module, nn.Conv2d)]
-            for conv in convolutions if name != "hm" else ():
+            for conv in branch.modules():
+                if name == "hm" or not isinstance(conv, nn.Conv2d):
+                    continue
                 nn.init.kaiming_normal_(conv.weight)
                 if conv.bias is not None:
                     nn.init.zeros_(conv.bias)
-            if name == "hm" and convolutions[-1].bias is not None:
-                nn.init.constant_(convolutions[-1].bias, -2.19)
+        nn.init.constant_(self.branches["hm"][-1].bias, PRIOR)  # type: ignore[index]
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[dict[str, Tensor]]:
         """Maps by branch, [B, channels, Y, X] each, from the neck's only map [B, C, Y, X]. Raises ValueError for a map off the grid."""
@@ -132,23 +129,21 @@ class LIONCenterHead(Base3DDenseHead):
     def _targets(self, gt: list[InstanceData], device: torch.device) -> CenterTargets:
         boxes, labels = [], []
         for sample in gt:
-            box = sample.bboxes_3d
-            box = torch.cat([box.gravity_center, box.tensor[:, 3:]], 1).to(device)
+            box, label = objects(sample, device)
             if "vel" not in self.code_branches:
                 box = box[:, :7]
             elif box.shape[1] == 7:
                 box = torch.cat([box, box.new_full((len(box), 2), float("nan"))], 1)
             boxes.append(box)
-            labels.append(sample.labels_3d.to(device))
+            labels.append(label)
         return assign(boxes, labels, self.num_classes, self.grid, self.peaks)
 
     @torch.no_grad()
-    def predict_by_feat(self, maps: dict[str, Tensor], batch_input_metas: list[dict[str, Any]], **kwargs: Any) -> list[InstanceData]:
-        """For each sample ``bboxes_3d`` (LiDARInstance3DBoxes, bottom centres), ``scores_3d`` and ``labels_3d``."""
+    def predict_by_feat(self, maps: dict[str, Tensor], **ignored: Any) -> list[InstanceData]:
+        """For each sample, best first: ``bboxes_3d`` (LiDARInstance3DBoxes, bottom centres), ``scores_3d`` and ``labels_3d``."""
         codes = self.codes(maps)
         results = []
-        for index, meta in enumerate(batch_input_metas):
-            found = detect({name: value[index] for name, value in maps.items()}, codes[index], self.grid, self.selection)
-            boxes = meta.get("box_type_3d", LiDARInstance3DBoxes)(found.boxes, found.boxes.shape[1], origin=(0.5, 0.5, 0.5))
-            results.append(InstanceData(bboxes_3d=boxes, scores_3d=found.scores, labels_3d=found.labels))
+        for index, code in enumerate(codes):
+            found = detect({name: value[index] for name, value in maps.items()}, code, self.grid, self.selection)
+            results.append(detections(found.boxes, found.scores, found.labels))
         return results

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visionrnn.integrations.mmdet3d.heads.center_targets import decode
-from visionrnn.integrations.mmdet3d.heads_common.boxes import nms_3d, within
+from visionrnn.integrations.mmdet3d.heads_common import nms_3d, nms_by_class, rectify, within
+from visionrnn.integrations.mmdet3d.heads_common.codes import decode
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 
 
@@ -41,7 +41,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Detections:
-    """boxes [N, 7 or 9] with geometric centres, scores [N], labels int64 [N]; by falling score within each run of the suppression."""
+    """boxes [N, 7 or 9] with geometric centres, scores [N], labels int64 [N]; by falling score."""
 
     boxes: Tensor
     scores: Tensor
@@ -51,37 +51,27 @@ class Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
 
-def rectify(scores: Tensor, overlaps: Tensor, labels: Tensor, rectifier: float | Sequence[float]) -> Tensor:
-    """score^(1 − a) · overlap^a with the class's a (Hu et al. 2022, AFDetV2); overlaps are clamped to [0, 1]. All [N]."""
-    weight = scores.new_tensor(rectifier)
-    weight = weight[labels] if weight.dim() else weight
-    return scores ** (1 - weight) * overlaps.clamp(0, 1) ** weight
-
-
 def detect(maps: Mapping[str, Tensor], codes: Tensor, grid: Grid, selection: Selection) -> Detections:
-    """Detections of one sample: maps by branch [C, Y, X] (heat-map logits under ``hm``, overlap under ``iou``), codes [8 or 10, Y, X]."""
+    """Detections of one sample: maps by branch [C, Y, X] (heat-map logits ``hm``; 2 · IoU − 1 under ``iou``), codes [8 or 10, Y, X]."""
     scores = maps["hm"].float().sigmoid()  # [K, Y, X]
-    classes, height, width = scores.shape
+    _, height, width = scores.shape
     best, index = scores.flatten().topk(min(selection.max_candidates, scores.numel()))
     index, best = index[best > selection.score_threshold], best[best > selection.score_threshold]
     label, cell = index // (height * width), index % (height * width)
     places = torch.stack([cell % width, cell // width], 1).float()
     found = Detections(decode(codes.flatten(1)[:, cell].t(), places, grid), best, label)
     if "iou" in maps:
-        overlaps = (maps["iou"].float().flatten()[cell] + 1) / 2
-        found = Detections(found.boxes, rectify(best, overlaps, label, selection.rectifier), label)
+        share = best.new_tensor(selection.rectifier)
+        rectified = rectify(best, maps["iou"].float().flatten()[cell], share[label] if share.dim() else share)
+        found = Detections(found.boxes, rectified, label)
     if selection.limit is not None:
         found = found.take(within(found.boxes, selection.limit))
-    return suppress(found, selection, classes)
+    return suppress(found, selection)
 
 
-def suppress(found: Detections, selection: Selection, num_classes: int) -> Detections:
+def suppress(found: Detections, selection: Selection) -> Detections:
     """Non-maximum suppression over all boxes, or class by class."""
-    options = selection.nms_pre, selection.nms_post
-    if not isinstance(selection.nms_threshold, Sequence):
-        return found.take(nms_3d(found.boxes, found.scores, selection.nms_threshold, *options))
-    kept = []
-    for label in range(num_classes):
-        members = (found.labels == label).nonzero().squeeze(1)
-        kept.append(members[nms_3d(found.boxes[members], found.scores[members], selection.nms_threshold[label], *options)])
-    return found.take(torch.cat(kept))
+    threshold, numbers = selection.nms_threshold, (selection.nms_pre, selection.nms_post)
+    if isinstance(threshold, Sequence):
+        return found.take(nms_by_class(found.boxes, found.scores, found.labels, dict(enumerate(threshold)), *numbers))
+    return found.take(nms_3d(found.boxes, found.scores, threshold, *numbers))

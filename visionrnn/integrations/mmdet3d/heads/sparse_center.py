@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from mmdet3d.registry import MODELS
-from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from visionrnn.integrations.mmdet3d.heads_common import focal_heatmap_loss, nms_3d, within
+from visionrnn.integrations.mmdet3d.heads_common import PRIOR, focal_heatmap_loss, nms_3d, within
+from visionrnn.integrations.mmdet3d.heads_common.codes import CODES, decode
 from visionrnn.integrations.mmdet3d.heads_common.counts import share_of_count
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
-from visionrnn.integrations.mmdet3d.sparse_center_targets import CODES, batch_targets, decode
+from visionrnn.integrations.mmdet3d.heads_common.options import filled
+from visionrnn.integrations.mmdet3d.heads_common.samples import detections, objects
+from visionrnn.integrations.mmdet3d.sparse_center_targets import batch_targets
 from visionrnn.layers.norm import RowBatchNorm
 from visionrnn.layers.sparse_conv import SparseConvTensor, SubMConv3d
 from visionrnn.serialization import Voxels
@@ -82,13 +84,13 @@ class LIONSparseCenterHead(nn.Module):
         self.num_classes = len(labels)
         self.grid = Grid(**grid)
         self.loc_weight, self.code_weights = loc_weight, tuple(code_weights)
-        self.train_cfg = _filled(train_cfg, TRAINING, "train_cfg")
-        self.test_cfg = _filled(test_cfg, TESTING, "test_cfg")
+        self.train_cfg = filled(train_cfg, TRAINING, "train_cfg")
+        self.test_cfg = filled(test_cfg, TESTING, "test_cfg")
         options = {"eps": 1e-3, "momentum": 0.01, **(norm or {})}
         self.heads = nn.ModuleList()
         for group in self.groups:
             parts = {name: SparseBranch(in_channels, width, options) for name, width in CODES.items()}
-            parts["heatmap"] = SparseBranch(in_channels, len(group), options, bias=-2.19)  # scores start at 0.1
+            parts["heatmap"] = SparseBranch(in_channels, len(group), options, bias=PRIOR)
             self.heads.append(nn.ModuleDict(parts))
 
     def forward(self, voxels: Voxels) -> list[dict[str, Tensor]]:
@@ -113,9 +115,8 @@ class LIONSparseCenterHead(nn.Module):
     def loss_by_feat(self, outputs: list[dict[str, Tensor]], voxels: Voxels, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """CornerNet's focal loss over peaks, and L1 of the codes over objects; both numbers are means over the processes."""
         device = voxels.features.device
-        instances = [sample.gt_instances_3d for sample in batch_data_samples]
-        boxes = [_geometric(instance.bboxes_3d).to(device) for instance in instances]
-        labels = [instance.labels_3d.to(device) for instance in instances]
+        truths = [objects(sample.gt_instances_3d, device) for sample in batch_data_samples]
+        boxes, labels = [boxes[:, :7] for boxes, _ in truths], [labels for _, labels in truths]
         cells = voxels.coords[:, [3, 2]]
         targets = batch_targets(
             self.grid,
@@ -146,8 +147,11 @@ class LIONSparseCenterHead(nn.Module):
     def predict(self, voxels: Voxels, batch_data_samples: Sequence[Any], rescale: bool = False) -> list[InstanceData]:
         """For each sample its boxes: bboxes_3d (LiDARInstance3DBoxes), scores_3d, labels_3d; group after group, best first in each.
 
-        Only the heat maps are computed everywhere; the branches of the boxes see the candidates and the cells round them.
+        Only the heat maps are computed everywhere; the branches of the boxes see the candidates and the cells round them. In training
+        mode they see all cells, whose statistics BatchNorm then takes.
         """
+        if self.training:
+            return self.predict_by_feat(self(voxels), voxels)
         x = self._occupied(voxels)
 
         def codes(group: int, rows: Tensor) -> Tensor:
@@ -174,8 +178,7 @@ class LIONSparseCenterHead(nn.Module):
         results = []
         for sample in zip(*found, strict=True):
             boxes, scores, labels = (torch.cat(part) for part in zip(*sample, strict=True))
-            bottom = LiDARInstance3DBoxes(boxes, box_dim=7, origin=(0.5, 0.5, 0.5))  # converts to bottom centres
-            results.append(InstanceData(bboxes_3d=bottom, scores_3d=scores, labels_3d=labels))
+            results.append(detections(boxes, scores, labels))
         return results
 
     def _candidates(self, scores: Tensor, group: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,16 +207,3 @@ def _surroundings(x: SparseConvTensor, rows: Tensor) -> tuple[SparseConvTensor, 
     near = torch.isin(keys, wanted)
     chosen = SparseConvTensor(x.features[near], x.indices[near], x.spatial_shape, x.batch_size)
     return chosen, (near.cumsum(0) - 1)[rows]
-
-
-def _geometric(boxes: LiDARInstance3DBoxes) -> Tensor:
-    """[M, 7] with the geometric centre, from mmdet3d's boxes with the bottom centre."""
-    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:7]], dim=1)
-
-
-def _filled(given: Mapping[str, Any] | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """``defaults`` with what is given. Raises ValueError for options that are not known."""
-    unknown = sorted(set(given or {}) - set(defaults))
-    if unknown:
-        raise ValueError(f"{name}: unknown options {unknown}; expected some of {sorted(defaults)}")
-    return {**defaults, **(given or {})}

@@ -11,14 +11,15 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from visionrnn.integrations.mmdet3d.heads_common import focal_heatmap_loss, local_maxima, within
+from visionrnn.integrations.mmdet3d.heads_common import PRIOR, focal_heatmap_loss, local_maxima, nms_by_class, rectify, usable, within
 from visionrnn.integrations.mmdet3d.heads_common.counts import share_of_count
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
+from visionrnn.integrations.mmdet3d.heads_common.options import filled
+from visionrnn.integrations.mmdet3d.heads_common.samples import detections, objects
 from visionrnn.integrations.mmdet3d.transfusion.assigner import HungarianAssigner
 from visionrnn.integrations.mmdet3d.transfusion.boxes import CODES, BoxCode
 from visionrnn.integrations.mmdet3d.transfusion.decoder import DecoderLayer
-from visionrnn.integrations.mmdet3d.transfusion.layers import PRIOR, Branches, ConvNorm, RowsAreX, one_hot
-from visionrnn.integrations.mmdet3d.transfusion.selection import rectify, suppress
+from visionrnn.integrations.mmdet3d.transfusion.layers import Branches, ConvNorm, RowsAreX, one_hot
 from visionrnn.integrations.mmdet3d.transfusion.targets import assign, heat_map
 
 TRAINING: Mapping[str, Any] = {
@@ -91,10 +92,13 @@ class LIONTransFusionHead(BaseModule):
         test_cfg: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.train_cfg, self.test_cfg = _filled(train_cfg, TRAINING, "train_cfg"), _filled(test_cfg, TESTING, "test_cfg")
+        self.train_cfg, self.test_cfg = filled(train_cfg, TRAINING, "train_cfg"), filled(test_cfg, TESTING, "test_cfg")
         for name, labels in (("point_classes", point_classes), ("test_cfg['nms_classes']", self.test_cfg["nms_classes"])):
             if not set(labels) <= set(range(num_classes)):
                 raise ValueError(f"{name}={tuple(labels)}: expected labels 0 … {num_classes - 1}")
+        width = sum(CODES.values())
+        if len(self.train_cfg["code_weights"]) != width:
+            raise ValueError(f"train_cfg.code_weights: expected {width} numbers, one per number of the code")
         self.num_classes, self.num_proposals, self.point_classes = num_classes, num_proposals, tuple(point_classes)
         self.grid = Grid(**grid)
         self.code = BoxCode(self.grid)
@@ -146,14 +150,15 @@ class LIONTransFusionHead(BaseModule):
     def loss_by_feat(self, found: Proposals, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
         """Focal losses of heat map (per peak) and class (per object), L1 of the code and of the expected IoU (per object).
 
-        Numbers of peaks and objects are means over the processes. Velocities that are NaN are left out; so are boxes of no size.
+        Numbers of peaks and objects are means over the processes. Velocities that are NaN are left out; so are objects that are not
+        ``usable``.
         """
-        objects = [_objects(sample.gt_instances_3d, found.codes.device) for sample in batch_data_samples]
+        truths = [self._truth(sample.gt_instances_3d, found.codes.device) for sample in batch_data_samples]
         logits, codes, overlaps = (part.float() for part in (found.logits, found.codes, found.overlaps))
-        targets = assign(self.code.decode(codes), logits, objects, self.code, self.assigner)
-        shape = (self.num_classes, *self.grid.shape)
+        targets = assign(self.code.decode(codes), logits, truths, self.code, self.assigner)
         spread = self.train_cfg["gaussian_overlap"], self.train_cfg["min_radius"]
-        heat, peaks = focal_heatmap_loss(found.heat, torch.stack([heat_map(*truth, self.code, shape, *spread) for truth in objects]))
+        drawn = torch.stack([heat_map(*truth, self.grid, self.num_classes, *spread) for truth in truths])
+        heat, peaks = focal_heatmap_loss(found.heat, drawn)
         peaks_number, number = (share_of_count(int(count), heat.device) for count in (peaks, len(targets.rows)))
 
         known = targets.codes.isfinite()
@@ -167,45 +172,34 @@ class LIONTransFusionHead(BaseModule):
             "loss_iou": self.loss_iou(hopes, 2 * targets.overlaps - 1, avg_factor=number),
         }
 
+    def _truth(self, instances: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Boxes [M, 7 or 9] and labels [M] of the objects to learn."""
+        boxes, labels = objects(instances, device)
+        taught = usable(boxes, labels, self.num_classes)
+        return boxes[taught], labels[taught]
+
     # ---- prediction
 
+    @torch.no_grad()
     def predict(self, feats: Sequence[Tensor], batch_data_samples: Sequence[Any], rescale: bool = False) -> list[InstanceData]:
-        """For each sample its boxes, best first: bboxes_3d with 9 columns, of the type the sample's ``box_type_3d`` names; scores_3d;
-        labels_3d. ``rescale`` has no meaning for point clouds."""
-        return self.predict_by_feat(self(feats), batch_data_samples)
+        """For each sample its boxes, best first: bboxes_3d (LiDARInstance3DBoxes with 9 columns), scores_3d, labels_3d.
 
-    def predict_by_feat(self, found: Proposals, batch_data_samples: Sequence[Any]) -> list[InstanceData]:
+        ``rescale`` has no meaning for point clouds.
+        """
+        return self.predict_by_feat(self(feats))
+
+    def predict_by_feat(self, found: Proposals) -> list[InstanceData]:
         """Boxes of each sample from what :meth:`forward` returns."""
         boxes = self.code.decode(found.codes.float())
         own = found.logits.float().gather(2, found.labels[..., None]).squeeze(-1).sigmoid()
         scores = own * found.peaks
         options = self.test_cfg
-        usable = (scores > options["score_thr"]) & within(boxes.flatten(0, 1), options["limit"]).view_as(scores)
+        good = (scores > options["score_thr"]) & within(boxes.flatten(0, 1), options["limit"]).view_as(scores)
         scores = rectify(scores, found.overlaps.float(), options["iou_share"])
+        thresholds = dict.fromkeys(options["nms_classes"], options["nms_thr"])
         results = []
-        for sample, keep in enumerate(usable):
+        for sample, keep in enumerate(good):
             kept = boxes[sample][keep], scores[sample][keep], found.labels[sample][keep]
-            final = suppress(*kept, options["nms_classes"], (options["nms_thr"], options["nms_pre"], options["nms_post"]))
-            box_type = batch_data_samples[sample].metainfo["box_type_3d"]
-            results.append(_instances(kept[0][final], kept[1][final], kept[2][final], box_type))
+            final = nms_by_class(*kept, thresholds, options["nms_pre"], options["nms_post"])
+            results.append(detections(*(part[final] for part in kept)))
         return results
-
-
-def _objects(instances: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Boxes [M, 7 or 9] by their geometric centres, and labels [M], of the objects that have a size."""
-    rows = instances.bboxes_3d.tensor.to(device)
-    boxes = torch.cat([instances.bboxes_3d.gravity_center.to(device), rows[:, 3:]], 1).float()
-    sized = (boxes[:, 3:6] > 0).all(1)
-    return boxes[sized], instances.labels_3d.to(device)[sized]
-
-
-def _instances(boxes: Tensor, scores: Tensor, labels: Tensor, box_type: Any) -> InstanceData:
-    bottom = torch.cat([boxes[:, :2], boxes[:, 2:3] - boxes[:, 5:6] / 2, boxes[:, 3:]], 1)
-    return InstanceData(bboxes_3d=box_type(bottom, box_dim=9), scores_3d=scores, labels_3d=labels)
-
-
-def _filled(given: Mapping[str, Any] | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    unknown = sorted(set(given or {}) - set(defaults))
-    if unknown:
-        raise ValueError(f"{name}: unknown options {unknown}; expected some of {sorted(defaults)}")
-    return {**defaults, **(given or {})}

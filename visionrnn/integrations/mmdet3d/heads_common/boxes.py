@@ -1,9 +1,10 @@
-"""Boxes of detection heads: suppression, overlap of pairs, limits. Boxes as in ``heads_common``: geometric centre, l, w, h, yaw, …"""
+"""Boxes of detection heads: scores, suppression, overlap of pairs, limits. Boxes are as in ``heads_common``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from visionrnn.geometry import bev, iou3d, nms_rotated
@@ -23,9 +24,41 @@ def nms_3d(boxes: Tensor, scores: Tensor, threshold: float, pre: int | None = No
     return order[kept[:post]]
 
 
+def nms_by_class(
+    boxes: Tensor, scores: Tensor, labels: Tensor, thresholds: Mapping[int, float], pre: int | None = None, post: int | None = None
+) -> Tensor:
+    """:func:`nms_3d` within each class of ``thresholds`` (label → overlap), ``pre`` and ``post`` for each; boxes of other classes all stay.
+
+    boxes [N, 7 or more], scores [N], labels int [N]. Returns the kept indices int64 [K] by falling score, of all classes together.
+    """
+    stays = torch.ones_like(labels, dtype=torch.bool)
+    for label, threshold in thresholds.items():
+        members = (labels == label).nonzero().squeeze(1)
+        stays[members] = False
+        stays[members[nms_3d(boxes[members], scores[members], threshold, pre, post)]] = True
+    order = scores.sort(descending=True, stable=True).indices
+    return order[stays[order]]
+
+
+def rectify(scores: Tensor, overlaps: Tensor, share: float | Tensor) -> Tensor:
+    """score^(1 − share) · IoU^share (Hu et al. 2022, AFDetV2), where a branch says 2 · IoU − 1 in ``overlaps``, limited to −1 … 1.
+
+    scores and overlaps have the same shape; share is one number or one for each score.
+    """
+    return scores ** (1 - share) * ((overlaps + 1) / 2).clamp(0, 1) ** share
+
+
 def aligned_iou_3d(a: Tensor, b: Tensor) -> Tensor:
     """Volume overlap [N] (intersection over union) of the pairs of boxes a [N, 7 or more] and b [N, 7 or more]; 0 for empty boxes."""
     return iou3d(_check(a, "a")[:, :7], _check(b, "b")[:, :7], aligned=True)
+
+
+def usable(boxes: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """bool [M]: which objects teach something: boxes [M, 7 or more] of numbers and with an extent, labels int [M] in 0 … K − 1.
+
+    mmdet3d labels objects of other classes −1. Velocities may be NaN.
+    """
+    return boxes[:, :7].isfinite().all(1) & (boxes[:, 3:6] > 0).all(1) & (labels >= 0) & (labels < num_classes)
 
 
 def within(boxes: Tensor, limit: Sequence[float]) -> Tensor:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
+
+PRIOR = -2.19
+"""Bias of untrained heat maps and classifiers: the logit of the score 0.1 (Lin et al. 2017, section 3.3)."""
+
 
 def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float = 0.5) -> Tensor:
     """Radius, in cells, within which a moved box [M] of ``length`` × ``width`` cells keeps an IoU of about ``min_overlap``.
@@ -19,6 +24,13 @@ def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float = 0.5) -> 
     shrunk = (2 * total + (4 * total**2 - 16 * (1 - min_overlap) * area).sqrt()) / 2
     grown = (-2 * min_overlap * total + (4 * (min_overlap * total) ** 2 + 16 * min_overlap * (1 - min_overlap) * area).sqrt()) / 2
     return torch.minimum(torch.minimum(moved_alike, shrunk), grown)
+
+
+def peak_radii(boxes: Tensor, grid: Grid, min_overlap: float, min_radius: int) -> Tensor:
+    """Radii int [M] of the peaks of boxes [M, 7 or more], in the grid's cells: :func:`gaussian_radius` cut to whole cells, at least
+    ``min_radius``."""
+    length, width = (boxes[:, 3:5] / boxes.new_tensor(grid.cell)).unbind(1)
+    return gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
 
 
 def draw_gaussians(centres: Tensor, radii: Tensor, classes: Tensor, shape: tuple[int, int, int]) -> Tensor:

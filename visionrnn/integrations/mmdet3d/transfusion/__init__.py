@@ -4,7 +4,6 @@ from visionrnn.integrations.mmdet3d.transfusion.assigner import HungarianAssigne
 from visionrnn.integrations.mmdet3d.transfusion.boxes import CODES, BoxCode
 from visionrnn.integrations.mmdet3d.transfusion.decoder import DecoderLayer, window_bias
 from visionrnn.integrations.mmdet3d.transfusion.layers import Branches, ConvNorm, RowsAreX
-from visionrnn.integrations.mmdet3d.transfusion.selection import rectify, suppress
 from visionrnn.integrations.mmdet3d.transfusion.targets import Targets, assign
 
 __all__ = [
@@ -17,7 +16,5 @@ __all__ = [
     "RowsAreX",
     "Targets",
     "assign",
-    "rectify",
-    "suppress",
     "window_bias",
 ]

@@ -41,9 +41,7 @@ class HungarianAssigner:
         return self.cls * (positive - negative) + self.reg * distance - self.iou * overlap
 
     @torch.no_grad()
-    def __call__(
-        self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: Sequence[float]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, boxes: Tensor, logits: Tensor, targets: Tensor, labels: Tensor, extent: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Indices int64 [min(P, M)] of the queries and of the objects they answer for, on the device of ``boxes``."""
         cost = self.cost(boxes.float(), logits.float(), targets.float(), labels, extent)
         pairs = linear_sum_assignment(cost.nan_to_num(WORST, WORST, -WORST).cpu().numpy())

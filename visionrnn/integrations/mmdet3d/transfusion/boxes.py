@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visionrnn.integrations.mmdet3d.heads_common.codes import sizes
 from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 
 CODES: Mapping[str, int] = {"center": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
@@ -35,6 +36,6 @@ class BoxCode:
     def decode(self, codes: Tensor) -> Tensor:
         """The way back; yaw comes out in −π … π."""
         centre, top, log_size, rotation, velocity = codes.split(tuple(CODES.values()), -1)
-        size = log_size.exp()
+        size = sizes(log_size)
         yaw = torch.atan2(rotation[..., :1], rotation[..., 1:])
         return torch.cat([self.grid.metres(centre), top - size[..., 2:] / 2, size, yaw, velocity], -1)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PRIOR = -2.19
-"""Logit of the score 0.1 that untrained classifiers start from (Lin et al. 2017, section 3.3)."""
+from visionrnn.integrations.mmdet3d.heads_common import PRIOR
 
 
 class RowsAreX(nn.Conv2d):

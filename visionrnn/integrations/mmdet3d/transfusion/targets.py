@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from visionrnn.integrations.mmdet3d.heads_common import aligned_iou_3d, draw_gaussians, gaussian_radius
+from visionrnn.integrations.mmdet3d.heads_common import aligned_iou_3d, draw_gaussians, peak_radii
+from visionrnn.integrations.mmdet3d.heads_common.grid import Grid
 from visionrnn.integrations.mmdet3d.transfusion.assigner import HungarianAssigner
 from visionrnn.integrations.mmdet3d.transfusion.boxes import BoxCode
 
@@ -48,9 +49,7 @@ def assign(
     return Targets(labels, torch.cat(rows), torch.cat(codes), torch.cat(overlaps))
 
 
-def heat_map(truth: Tensor, labels: Tensor, code: BoxCode, shape: tuple[int, int, int], min_overlap: float, min_radius: int) -> Tensor:
-    """[K, Y, X] = ``shape`` with a Gaussian at each object's cell: boxes [M, 7 or more], labels [M]."""
-    centres = code.encode(truth)[:, :2].floor().long()
-    length, width = (truth[:, 3:5] / truth.new_tensor(code.grid.cell)).unbind(1)
-    radii = gaussian_radius(length, width, min_overlap).int().clamp(min=min_radius)
-    return draw_gaussians(centres, radii, labels, shape)
+def heat_map(truth: Tensor, labels: Tensor, grid: Grid, num_classes: int, min_overlap: float, min_radius: int) -> Tensor:
+    """[K, Y, X] with a Gaussian at each object's cell: boxes [M, 7 or more], labels [M]."""
+    centres = grid.cells(truth[:, :2]).floor().long()
+    return draw_gaussians(centres, peak_radii(truth, grid, min_overlap, min_radius), labels, (num_classes, *grid.shape))
