@@ -18,6 +18,11 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -softplus(-x) if _fits(x.dtype, x.device.type) else F.logsigmoid(x)
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^-x), number by number, in the type of x."""
+    return _sigmoid(x) if _fits(x.dtype, x.device.type) else torch.sigmoid(x)
+
+
 def tanh(x: Tensor) -> Tensor:
     """Number by number, in the type of x."""
     return _tanh(x) if _fits(x.dtype, x.device.type) else torch.tanh(x)
@@ -42,6 +47,14 @@ def _softplus(x: Tensor) -> Tensor:
     x = x.contiguous()
     y = torch.empty_like(x)
     native.call("softplus", x, y, x.numel())
+    return y
+
+
+@torch.library.custom_op("visionrnn::sigmoid", mutates_args=(), device_types="cpu")
+def _sigmoid(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    native.call("logistic", x, y, x.numel())
     return y
 
 
@@ -76,9 +89,14 @@ _silu_gate.register_autograd(
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
 _softplus.register_fake(lambda x: x.new_empty(x.shape))
+_sigmoid.register_fake(lambda x: x.new_empty(x.shape))
 _tanh.register_fake(lambda x: x.new_empty(x.shape))
 _softplus.register_autograd(
     lambda ctx, grad: grad * torch.sigmoid(ctx.saved_tensors[0]), setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+)
+_sigmoid.register_autograd(
+    lambda ctx, grad: torch.ops.aten.sigmoid_backward(grad, ctx.saved_tensors[0]),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output),
 )
 _tanh.register_autograd(
     lambda ctx, grad: torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]),

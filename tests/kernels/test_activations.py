@@ -1,4 +1,4 @@
-"""softplus, log sigmoid, tanh and SiLU gates of the native library."""
+"""softplus, log sigmoid, sigmoid, tanh and SiLU gates of the native library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from visionrnn.kernels import activations, native
 
-FUNCTIONS = {"softplus": F.softplus, "log_sigmoid": F.logsigmoid, "tanh": torch.tanh}
+FUNCTIONS = {"softplus": F.softplus, "log_sigmoid": F.logsigmoid, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 needs_library = pytest.mark.skipif(not native.is_built(), reason="the native library is not built")
 
 
@@ -35,7 +35,7 @@ def test_infinities_and_nothing(name):
 
 
 @needs_library
-@pytest.mark.parametrize("name", ["softplus", "tanh"])
+@pytest.mark.parametrize("name", ["softplus", "sigmoid", "tanh"])
 def test_opcheck(name):
     op = getattr(torch.ops.visionrnn, name)
     torch.library.opcheck(op, (torch.randn(5, 7, requires_grad=True),))

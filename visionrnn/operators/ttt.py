@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionrnn.kernels.activations import sigmoid
 from visionrnn.kernels.packing import sequence_of
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import at_least_float32, head_width
@@ -127,7 +128,7 @@ class TTTLayer(Operator):
         table = turns(self.mini_batch_size, self.width, self.rope_theta, q)
         turn = table.index_select(0, (position % self.mini_batch_size).flatten()).unflatten(0, position.shape)
         q, k = rotate_pairs(q, turn), rotate_pairs(k, turn)
-        rate = at_least_float32(self.lr_proj(x)).sigmoid() * (self.base_lr / self.width)
+        rate = sigmoid(at_least_float32(self.lr_proj(x))) * (self.base_lr / self.width)
         return q, k, v, rate, after
 
     def _start(self, number: int) -> tuple[Tensor, ...]:

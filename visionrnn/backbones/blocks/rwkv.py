@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import causal_conv, gated_linear_attention
-from visionrnn.kernels.activations import silu_gate, tanh
+from visionrnn.kernels.activations import sigmoid, silu_gate, tanh
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -132,14 +132,15 @@ class ChannelMix(nn.Module):
 
     def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
         change = step_change(x, cu_seqlens, self.backend)
-        k, r = (torch.lerp(change, x, mix) for mix in (self.mix_k, self.mix_r))
+        k, r = (torch.lerp(change, x, mix.to(x.dtype)) for mix in (self.mix_k, self.mix_r))
         hidden = F.relu(self.k_proj(k)).square()
         hidden = hidden if self.key_norm is None else self.key_norm(hidden)
-        return torch.sigmoid(self.r_proj(r)) * self.v_proj(hidden)
+        return sigmoid(self.r_proj(r)) * self.v_proj(hidden)
 
 
 def step_change(x: Tensor, cu_seqlens: Tensor | None, backend: str) -> Tensor:
     """x_{t-1} - x_t of every sequence, with zeros before its first step. [B, T, C] → [B, T, C]."""
-    taps = torch.tensor([[-1.0], [1.0]], dtype=x.dtype, device=x.device).expand(2, x.shape[-1])
+    taps = torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)  # -1, 1; made there, where a constant would have to be sent
+    taps = taps.unsqueeze(1).expand(2, x.shape[-1])
     change, _ = causal_conv(x, taps, return_final_state=True, cu_seqlens=cu_seqlens, backend=backend)
     return change
