@@ -78,6 +78,14 @@ def test_there_and_back(config, published, tmp_path, capsys):
     assert all(torch.equal(after["model_state"][name], value) for name, value in before.items())
 
 
+def test_building_leaves_the_config_as_it_is(config):
+    """mmdet3d's detectors write train_cfg and test_cfg into their head's config; the converted checkpoint stores the config."""
+    loaded = load_config(config)
+    before = loaded.pretty_text
+    build_without_memory(loaded)
+    assert loaded.pretty_text == before
+
+
 def test_the_result_detects(config, published, tmp_path):
     for name in ("ours.pth", "ours.safetensors"):
         convert(published, tmp_path / name, config)

@@ -253,7 +253,7 @@ def test_overfitting_finds_the_boxes():
     data = [sample([CAR, CONE], [0, 2])]
     optimizer = torch.optim.Adam(made.parameters(), lr=1e-2)
     totals = []
-    for _ in range(60):
+    for _ in range(40):
         total = sum(made.loss(feats, data).values())
         optimizer.zero_grad()
         total.backward()

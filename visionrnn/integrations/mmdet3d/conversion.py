@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def build_without_memory(config: Config) -> nn.Module:
     scope = config.get("default_scope") or "mmdet3d"
     try:
         with DefaultScope.overwrite_default_scope(scope), torch.device("meta"):
-            return MODELS.build(config.model)
+            return MODELS.build(copy.deepcopy(config.model))  # mmdet3d's detectors write into what they are given
     except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
         raise DataError(f"{config.filename or 'config'}: the model cannot be built: {type(error).__name__}: {error}") from error
 
