@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import visionrnn.kernels  # noqa: F401  makes the operators known to torch
+from visionrnn.layers import linear
 
 Shape = torch.Size
 
@@ -86,7 +87,7 @@ ELEMENTWISE = ("softplus", "tanh", "sigmoid", "silu_gate", "checked_boundaries")
 class OperationCount(FlopCounterMode):
     """Counts inside its ``with`` block. ``not_counted``: names of recurrences that ran and have no formula.
 
-    oneDNN is off meanwhile, since for it linear layers are filled up with rows of zeros, which are no work of the model's.
+    Linear layers are left to torch meanwhile: for oneDNN they are filled up with rows of zeros, which are no work of the model's.
     """
 
     def __init__(self) -> None:
@@ -97,13 +98,12 @@ class OperationCount(FlopCounterMode):
         self.not_counted: set[str] = set()
 
     def __enter__(self) -> OperationCount:
-        self._onednn = bool(torch.backends.mkldnn.enabled)
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        self._enabled, linear.enabled = linear.enabled, False
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> Any:
-        torch.backends.mkldnn.enabled = self._onednn  # type: ignore[assignment]
+        linear.enabled = self._enabled
         return super().__exit__(*error)
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:

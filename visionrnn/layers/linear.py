@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+enabled = True
+"""False: all is left to torch, as it is with ``torch.backends.mkldnn.enabled = False``, which concerns convolutions too."""
+
 
 class Linear(nn.Linear):
     """nn.Linear with :func:`linear`; the same weights under the same names."""
@@ -32,7 +35,8 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
         and x.dim() > 1
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)  # a user's wish
+        and enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
