@@ -42,7 +42,7 @@ def symmetric_retention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     options: dict[str, Any] = dict(scale=scale, return_final_state=True, backend=backend)
     past, _ = gated_linear_attention(q, k, v, log_decay, reverse=reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, **options)
-    if q.shape[1] == 0:
+    if not past.numel():
         return past
     # Chunks as sequences of their own, run the other way; a step's own part, with no decay, is in ``past`` already.
     chunks = _chunks(call.boundaries(), q.shape[0] * q.shape[1], chunk_size, reverse)

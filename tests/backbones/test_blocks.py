@@ -67,6 +67,26 @@ def test_no_steps_at_all(name):
     out.sum().backward()
 
 
+@BLOCKS
+def test_no_groups_at_all(name):
+    out = build(name)(torch.zeros(0, 16, DIM, dtype=torch.float64, requires_grad=True))
+    assert out.shape == (0, 16, DIM)
+    out.sum().backward()
+
+
+@BLOCKS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision(name, dtype):
+    """Under autocast, given numbers of either type: near the result in full precision."""
+    block, x = build(name).float(), torch.randn(1, 40, DIM)
+    exact = block(x, torch.tensor([0, 25, 40]), 25)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = block(x.to(dtype), torch.tensor([0, 25, 40]), 25)
+    assert error(out, exact) < 0.05
+    out.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+
+
 @pytest.mark.parametrize("name", ["rwkv", "retnet", "xlstm", "mamba"])
 def test_dropped_groups_are_left_as_they_were(name):
     """With almost every branch dropped, a group is either itself or far away, as a whole."""

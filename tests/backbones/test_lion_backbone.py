@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from random_voxels import random_voxels
@@ -71,6 +73,25 @@ def test_training_step_reaches_every_parameter():
     (out.features * torch.randn_like(out.features)).sum().backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
     assert not missing
+
+
+def test_positions_in_half_precision_leave_the_features_whole():
+    model, seen = small_lion(generate_ratio=0.0).float().eval(), []
+    model.stages[0].encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].features.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(random_voxels((80,), (8, 24, 20), 8))
+    assert seen == [torch.float32]
+
+
+def test_what_is_passed_is_not_kept():
+    """Of the voxels on the way, with their neighbours and orders, none lives longer than it is needed."""
+    model, alive = small_lion().eval(), []
+    for merge in model.merges:
+        merge.register_forward_hook(lambda module, inputs, output: alive.append(weakref.ref(output[0].coords)))
+    model.out_layer.register_forward_pre_hook(lambda *_: alive.append([reference() is None for reference in alive]))
+    with torch.no_grad():
+        model(doubled(random_voxels((80, 60), (8, 24, 20), 8)))
+    assert alive[-1] == [True, False]
 
 
 def test_input_is_left_as_it_was():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from count_operations import CountOperations
 from torch import Tensor, nn
 
 from visionrnn.backbones import LION, SparseLION
-from visionrnn.backbones.lion import LIONLayer
+from visionrnn.backbones.lion import LIONLayer, Stage
 from visionrnn.datasets.synthetic_lidar import simulate_frame
 from visionrnn.datasets.voxelize import DynamicVFE
 from visionrnn.registry import BLOCKS
@@ -16,6 +18,7 @@ from visionrnn.serialization import Voxels
 
 LAYOUT = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0), (0.2, 0.2, 0.125)
 OPERATORS = [*BLOCKS, "gla"]
+STAGES = [Stage((13, 13, 32), 1024), Stage((13, 13, 16), 512)]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,18 @@ def test_sorts_and_waits_of_other_orders(points, serializer):
         _, out, count = run(LION(8, "mamba", serializer=serializer).eval(), points, torch.zeros(len(points), dtype=torch.long), 1)
     assert (count.sorts, count.waits) == (13, 13), count.calls
     assert out.features.isfinite().all()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_nothing_is_sent_anew_to_the_device(points, operator):
+    """A constant made on the host has to be copied to the device, which the host may wait for: the second pass makes none."""
+    model, encoder = LION(8, operator, STAGES).train(), DynamicVFE(4, [8, 8], *LAYOUT)
+    points, batch = points[::4], torch.zeros(len(points[::4]), dtype=torch.long)
+    with mock.patch("torch.tensor", wraps=torch.tensor) as made:
+        for _ in range(2):
+            made.reset_mock()
+            model(encoder.voxels(points, batch, 1, model.first_plan)).features.sum().backward()
+    assert not made.call_args_list
 
 
 def scanned(model: LION, points: Tensor, batch: Tensor, samples: int) -> tuple[int, int]:

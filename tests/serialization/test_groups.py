@@ -83,7 +83,7 @@ def test_dense_has_every_feature_in_its_place():
 
 def test_wrong_voxels_are_named():
     coords = torch.tensor([[0, 1, 2, 3]])
-    with pytest.raises(ValueError, match=r"coords: expected integers \[N, 4\]"):
+    with pytest.raises(ValueError, match=r"coords: expected int32 or int64 \[N, 4\]"):
         Voxels.from_coords(torch.zeros(1, 2), coords[:, :3], (4, 4, 4), 1)
     with pytest.raises(ValueError, match="one row per coordinate"):
         Voxels.from_coords(torch.zeros(2, 2), coords, (4, 4, 4), 1)

@@ -62,6 +62,22 @@ def test_planned_orders_are_those_computed_later(number):
         assert torch.equal(places.gather(1, orders), torch.arange(len(merged.coords)).expand(2, -1))
 
 
+@pytest.mark.parametrize("sample", [-1, 3])
+def test_samples_beyond_the_batch_are_refused(sample):
+    coords = random_coords(20)
+    coords[7, 0] = sample
+    with pytest.raises(ValueError, match=r"coords: expected the sample, their first column, in \[0, 3\)"):
+        merge_coords(coords, (5, 7, 6), 3)
+    valid = torch.arange(20) != 7
+    assert sum(merge_coords(coords, (5, 7, 6), 3, valid=valid).counts) == len(coords[valid].unique(dim=0))
+
+
+def test_a_serializer_that_gives_two_voxels_one_key_is_refused(monkeypatch):
+    monkeypatch.setitem(SERIALIZERS._classes, "rows", lambda coords, *_: coords[:, 1:3].t().long())
+    with pytest.raises(ValueError, match=r"serializer: expected a key of its own .* 2 orders of \['rows'\]"):
+        merge_coords(random_coords(200), (5, 7, 6), 3, Plan((Traversal("rows", (1, 1, 1), False),)))
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("counts", [(60, 0, 45), (1,), (0,), (240,)])
 def test_neighbours_against_a_dictionary(counts, shuffled):

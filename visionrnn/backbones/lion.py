@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,7 +111,7 @@ class LIONStage(nn.Module):
     def forward(self, voxels: Voxels) -> Voxels:
         kept = []
         for i, (layer, position, merging) in enumerate(zip(self.encoder, self.position, self.merging, strict=True)):
-            voxels = layer(voxels.with_features(position(voxels).add_(voxels.features)))
+            voxels = layer(voxels.with_features(voxels.features + position(voxels)))
             coarse, inverse = merging(voxels, self.plans[i + 1])
             kept.append((voxels, inverse))
             voxels = coarse
@@ -184,16 +184,21 @@ class LION(nn.Module):
 
     def forward_intermediates(self, voxels: Voxels) -> tuple[Voxels, list[Voxels]]:
         """The result and the voxels after each merge (the last of them before the closing layer)."""
+        intermediates: list[Voxels] = []
+        return self.run(voxels, intermediates.append), intermediates
+
+    def forward(self, voxels: Voxels) -> Voxels:
+        return self.run(voxels)
+
+    def run(self, voxels: Voxels, keep: Callable[[Voxels], None] | None = None) -> Voxels:
+        """The result; ``keep`` gets the voxels after each merge. What nobody keeps is freed on the way, with all that is cached for it."""
         voxels.prepare(self.first_plan)
-        intermediates = []
         plans = (*self.plans[1:], self.out_plan)
         for stage, merge, plan in zip(self.stages, self.merges, plans, strict=True):
             voxels, _ = merge(stage(voxels), plan)
-            intermediates.append(voxels)
-        return self.out_layer(voxels), intermediates
-
-    def forward(self, voxels: Voxels) -> Voxels:
-        return self.forward_intermediates(voxels)[0]
+            if keep is not None:
+                keep(voxels)
+        return self.out_layer(voxels)
 
 
 def parse_stage(stage: Stage | Mapping) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -43,12 +43,11 @@ class SparseLION(LION):
         """What the closing layer and the last descriptor ask of the last voxels that have a height."""
         return plan_of([self.out_layer], self.scan.descriptor)
 
-    def forward_intermediates(self, voxels: Voxels) -> tuple[Voxels, list[Voxels]]:
+    def run(self, voxels: Voxels, keep: Callable[[Voxels], None] | None = None) -> Voxels:
         limit = 2 << len(self.stages)
         if voxels.spatial_shape[0] > limit:
             raise ValueError(f"voxels: height {voxels.spatial_shape[0]}; expected at most {limit} for {len(self.stages)} stages")
-        voxels, intermediates = super().forward_intermediates(voxels)
-        voxels, _ = self.merge_out(voxels, plan_of(self.bev_layers, False))
+        voxels, _ = self.merge_out(super().run(voxels, keep), plan_of(self.bev_layers, False))
         for layer in self.bev_layers:
             voxels = layer(voxels)
-        return voxels, intermediates
+        return voxels

@@ -42,6 +42,8 @@ def merge_coords(
     valid: [N] bool, rows to be used (all when absent); the others may lie outside the grid. The keys for the ascending order and for all
     of the plan's traversals are sorted in one call, before repetitions are removed, and the host waits once: for the numbers of
     voxels, which decide the size of what is returned, and of neighbours, which decide the work of a convolution.
+
+    Raises ValueError for samples outside 0 … batch_size - 1, and for a serializer that gives two voxels one key.
     """
     depth, height, width = spatial_shape
     strides = (height + 1) * (depth + 1), depth + 1  # with a gap after each line: a step out of the grid leads to no voxel
@@ -60,15 +62,24 @@ def merge_coords(
     rank = first.cumsum(1).sub_(1)
 
     distinct = ordered.new_full((coords.shape[0] + 1,), BEYOND).scatter_(0, rank[0], ordered[0])
-    limits = torch.arange(batch_size + 1, device=coords.device) * volume
-    numbers = [torch.searchsorted(distinct, limits), torch.searchsorted(ordered[0], limits[-1:])]
+    limits = torch.arange(batch_size + 2, device=coords.device) * volume
+    limits[-1:].fill_(BEYOND)
+    clashes = (rank[:, -1:] != rank[:1, -1:]).sum().view(1)  # orders with fewer keys than there are voxels
+    numbers = [torch.searchsorted(distinct, limits), torch.searchsorted(ordered[0], limits[-2:-1]), clashes]
     ahead = search_ahead(distinct, strides) if plan.neighbours else None
     if ahead is not None:
         numbers.append((ahead >= 0).sum(1))
     fetched = torch.cat(numbers).tolist()
-    bounds, used, pairs = fetched[: batch_size + 1], fetched[batch_size + 1], fetched[batch_size + 2 :]
-
+    bounds, (total, used, clashing), pairs = fetched[: batch_size + 1], fetched[batch_size + 1 : batch_size + 4], fetched[batch_size + 4 :]
     number = bounds[-1]
+    if bounds[0] or number != total:
+        raise ValueError(
+            f"coords: expected the sample, their first column, in [0, {batch_size}), and places inside the grid {spatial_shape}"
+        )
+    if clashing:
+        names = sorted({traversal.serializer for traversal in plan.traversals})
+        raise ValueError(f"serializer: expected a key of its own for each voxel, but {clashing} orders of {names} have fewer keys")
+
     inverse = torch.empty_like(rank[0]).scatter_(0, permutation[0], rank[0])
     row = rank.new_empty(number + 1).scatter_(0, rank[0], permutation[0])[:number]  # any of the rows that went into each
     cache: dict[Any, Any] = {}

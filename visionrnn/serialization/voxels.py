@@ -34,8 +34,8 @@ class Voxels:
     @classmethod
     def from_coords(cls, features: Tensor, coords: Tensor, spatial_shape: tuple[int, int, int], batch_size: int) -> Voxels:
         """Checks and counts. Raises ValueError for shapes that do not fit and coordinates outside the grid or not grouped by sample."""
-        if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point():
-            raise ValueError(f"coords: expected integers [N, 4] as (batch, z, y, x), got {coords.dtype} {list(coords.shape)}")
+        if coords.dim() != 2 or coords.shape[1] != 4 or coords.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"coords: expected int32 or int64 [N, 4] as (batch, z, y, x), got {coords.dtype} {list(coords.shape)}")
         if features.dim() != 2 or len(features) != len(coords):
             raise ValueError(f"features: expected [{len(coords)}, C], one row per coordinate, got {list(features.shape)}")
         limit = (batch_size, *spatial_shape)
