@@ -134,14 +134,14 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def from_official(state: Mapping[str, Tensor], family: str = "lion", gradients: bool = False) -> dict[str, Tensor]:
+def from_official(state: Mapping[str, Tensor], family: str = "lion") -> dict[str, Tensor]:
     """State dict with our names and shapes from one with published ones (or from the gradients of one).
 
     Counters that only published files have (``global_step``) are left out. Raises KeyError for an unknown family, ValueError when a
     tensor of ours lacks one of its published parts.
     """
     known = _family(family)
-    return to_ours({key: value for key, value in state.items() if key not in known.counters}, known.table(state), gradients)
+    return to_ours({key: value for key, value in state.items() if key not in known.counters}, known.table(state))
 
 
 def as_official(state: Mapping[str, Tensor], family: str = "lion", step: int | None = None) -> dict[str, Tensor]:

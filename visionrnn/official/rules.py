@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,9 +16,9 @@ class Rule:
     """A published name and ours, as templates with the same wildcards in the same order.
 
     ``*`` stands for one part between dots, a closing ``**`` for all further parts, which ``table`` translates (without one they stay).
-    What differs in the value: ``unit_axes``, axes of size one that only the published tensor has; ``own_axes``, such axes that only ours
-    has; ``offset``, what is to be added to the published tensor; ``part`` (i, n), it is the i-th of n tensors which ours holds one after
-    the other along the first axis, or along a new first axis with ``stacked``.
+    What differs in the shape: ``unit_axes``, axes of size one that only the published tensor has; ``own_axes``, such axes that only ours
+    has; ``part`` (i, n), it is the i-th of n tensors which ours holds one after the other along the first axis, or along a new first
+    axis with ``stacked``.
     """
 
     official: str
@@ -26,7 +26,6 @@ class Rule:
     table: Table = ()
     unit_axes: tuple[int, ...] = ()
     own_axes: tuple[int, ...] = ()
-    offset: float = 0.0
     part: tuple[int, int] | None = None
     stacked: bool = False
 
@@ -34,8 +33,8 @@ class Rule:
 Table = tuple[Rule, ...]
 
 
-def to_ours(state: Mapping[str, Tensor], table: Table, gradients: bool = False) -> dict[str, Tensor]:
-    """Our state dict from one with published names; names without a rule stay. ``gradients``: values are gradients, offsets vanish.
+def to_ours(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Our state dict from one with published names; names without a rule stay.
 
     Raises ValueError when a tensor of ours lacks one of its published parts.
     """
@@ -46,7 +45,6 @@ def to_ours(state: Mapping[str, Tensor], table: Table, gradients: bool = False) 
         name, rule = _translate(key, table, "official", "ours")
         if rule is not None:
             value = _moved(value, rule.unit_axes, rule.own_axes)
-            value = value + rule.offset if rule.offset and not gradients else value
             if rule.part is not None:
                 parts.setdefault(name, {})[rule.part[0]] = value
                 rules[name] = rule
@@ -65,19 +63,13 @@ def to_official(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     """The way back: published names and shapes from our state dict; names without a rule stay."""
     translated: dict[str, Tensor] = {}
     for key, value in state.items():
-        name, rule = _translate(key, table, "ours", "official")
-        pieces = {name: (value, rule)}
+        _, rule = _translate(key, table, "ours", "official")
+        pieces: Sequence[Tensor] = (value,)
         if rule is not None and rule.part is not None:
-            values = value.unbind(0) if rule.stacked else value.chunk(rule.part[1])
-            pieces = {
-                _translate(key, table, "ours", "official", part=i)[0]: (piece, _translate(key, table, "ours", "official", part=i)[1])
-                for i, piece in enumerate(values)
-            }
-        for piece_name, (piece, piece_rule) in pieces.items():
-            if piece_rule is not None:
-                piece = piece - piece_rule.offset if piece_rule.offset else piece
-                piece = _moved(piece, piece_rule.own_axes, piece_rule.unit_axes)
-            translated[piece_name] = piece
+            pieces = value.unbind(0) if rule.stacked else value.chunk(rule.part[1])
+        for i, piece in enumerate(pieces):
+            name, rule = _translate(key, table, "ours", "official", part=i)
+            translated[name] = piece if rule is None else _moved(piece, rule.own_axes, rule.unit_axes)
     return translated
 
 
@@ -90,7 +82,7 @@ def _moved(value: Tensor, gone: tuple[int, ...], new: tuple[int, ...]) -> Tensor
 
 
 def _translate(key: str, table: Table, source: str, target: str, part: int = 0) -> tuple[str, Rule | None]:
-    """The name of ``key`` on the other side and the rule that told its value's shape; of a joined tensor, the name of one part."""
+    """The name of ``key`` on the other side and the rule that tells its value's shape; of a joined tensor, the name of one part."""
     for rule in table:
         found = _pattern(getattr(rule, source)).fullmatch(key)
         if found is None or (rule.part is not None and source == "ours" and rule.part[0] != part):
