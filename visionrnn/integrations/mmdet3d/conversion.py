@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet3d.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from visionrnn.checkpoints import as_official, check_fit, from_official, read_ch
 from visionrnn.cli.configs import list_configs
 from visionrnn.datasets.files import atomic_write
 from visionrnn.errors import CheckpointError, DataError
-from visionrnn.integrations.mmdet3d.inference import load_config
+from visionrnn.integrations.mmdet3d.inference import build_model, load_config, unwrapped
 from visionrnn.official import FAMILIES
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -56,7 +54,7 @@ def convert(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     _check_target(source, target, overwrite)
     loaded = load_config(config)
-    state = _bare(read_checkpoint(source)["state_dict"])
+    state = unwrapped(read_checkpoint(source)["state_dict"])
     model = build_without_memory(loaded)
     left_out: tuple[str, ...] = ()
     if to_official:
@@ -81,11 +79,8 @@ def convert(
 def build_without_memory(config: Config) -> nn.Module:
     """The config's model on the device "meta": names and shapes only. Raises DataError when it cannot be built."""
     scope = config.get("default_scope") or "mmdet3d"
-    try:
-        with DefaultScope.overwrite_default_scope(scope), torch.device("meta"):
-            return MODELS.build(copy.deepcopy(config.model))  # mmdet3d's detectors write into what they are given
-    except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
-        raise DataError(f"{config.filename or 'config'}: the model cannot be built: {type(error).__name__}: {error}") from error
+    with DefaultScope.overwrite_default_scope(scope), torch.device("meta"):
+        return build_model(config)
 
 
 def fitting_config(state: Mapping[str, Tensor]) -> str | None:
@@ -119,12 +114,6 @@ def _check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise DataError(f"{target}: is a folder; give the name of a file")
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; give another name, or --force to replace it")
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefix that a wrapper for several processes adds."""
-    wrapped = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
 
 
 def _ours(state: Mapping[str, Tensor], source: Path, family: str) -> dict[str, Tensor]:

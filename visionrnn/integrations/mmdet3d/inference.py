@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,21 @@ def load_config(config: str | Path | Mapping[str, Any]) -> Config:
         return Config.fromfile(path)
     except (SyntaxError, NameError, KeyError, TypeError, OSError, ImportError, AttributeError) as error:
         raise DataError(f"{path}: the config cannot be read: {type(error).__name__}: {error}") from error
+
+
+def build_model(config: Config) -> torch.nn.Module:
+    """The model of a config, which stays as it is. Raises DataError when it cannot be built."""
+    try:
+        with _without_package_warnings():
+            return MODELS.build(copy.deepcopy(config.model))  # mmdet3d's detectors write into what they are given
+    except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        raise DataError(f"{_name(config)}: the model cannot be built: {type(error).__name__}: {error}") from error
+
+
+def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the prefix that a wrapper for several processes adds to all names."""
+    wrapped = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
 
 
 class PointPipeline:
@@ -119,7 +135,9 @@ class InferenceModel:
         self.pipeline = PointPipeline(self.config)
         self.columns = self.pipeline.columns
         content = {} if checkpoint is None else read_checkpoint(checkpoint)
-        model = self._build()
+        model = build_model(self.config)
+        if self.device.type != "cuda":
+            model = revert_sync_batchnorm(model)
         if checkpoint is not None:
             _load_weights(model, content["state_dict"], checkpoint)
         self.model = model.to(self.device).eval()
@@ -127,14 +145,6 @@ class InferenceModel:
         self.classes = self._classes(meta, checkpoint)
         self.statistics: dict[str, Any] = dict(meta.get("data_statistics") or {})
         self.point_range = self._point_range()
-
-    def _build(self) -> torch.nn.Module:
-        try:
-            with _without_package_warnings():
-                model = MODELS.build(self.config.model)
-        except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
-            raise DataError(f"{_name(self.config)}: the model cannot be built: {type(error).__name__}: {error}") from error
-        return model if self.device.type == "cuda" else revert_sync_batchnorm(model)
 
     def _classes(self, meta: Mapping[str, Any], checkpoint: str | Path | None) -> tuple[str, ...]:
         """Names in the order of the labels: the checkpoint's, which the weights were trained with, else the config's."""
@@ -212,7 +222,6 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], checkpoint: str | Path) -> None:
-    if state and all(key.startswith("module.") for key in state):  # saved from a model wrapped for several processes
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    check_fit(model, state, checkpoint, need_all=True)
-    model.load_state_dict(dict(state), strict=False)  # what may be absent are BatchNorm's counters; check_fit has seen to the rest
+    state = unwrapped(state)
+    check_fit(model, state, checkpoint)
+    model.load_state_dict(state, strict=False)  # what may be absent are BatchNorm's counters; check_fit has seen to the rest
