@@ -143,6 +143,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="at most this long per form (default: %(default)s)")
     parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest", help="of PyTorch's float32 products")
     args = parser.parse_args()
+    if args.what == "lion":
+        parser.error("lion has options of its own and comes first: benchmark.py lion --help")
     chosen = [s for s in SAMPLES.values() if not args.op or {s.name, s.family} & set(args.op)]
     known = set(SAMPLES) | {sample.family for sample in SAMPLES.values()}
     if unknown := set(args.op or ()) - known:

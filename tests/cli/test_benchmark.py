@@ -30,6 +30,7 @@ def test_one_form_with_a_plain_pytorch_peer():
 
 def test_unknown_names_are_refused():
     assert "unknown --op ['galaxy']; choose from" in run("kernels", "--op", "galaxy").stderr
+    assert "lion has options of its own and comes first" in run("--peers", "lion").stderr
     assert "unknown --backend ['fast']" in run("kernels", "--backend", "fast").stderr
 
 
