@@ -47,7 +47,7 @@ def symmetric_retention(
     # Chunks as sequences of their own, run the other way; a step's own part, with no decay, is in ``past`` already.
     chunks = _chunks(call.boundaries(), q.shape[0] * q.shape[1], chunk_size, reverse)
     none = torch.zeros(q.shape[2:], dtype=call.dtype, device=q.device)
-    one_decay = k * log_decay.exp().to(k.dtype).unsqueeze(-1)
+    one_decay = k.to(call.dtype) * log_decay.exp().to(call.dtype).unsqueeze(-1)
     q, k, v = (value.flatten(0, 1).unsqueeze(0) for value in (q, one_decay, v))
     future, _ = gated_linear_attention(
         q, k, v, log_decay, bonus=none, reverse=not reverse, cu_seqlens=chunks, max_seqlen=chunk_size, **options

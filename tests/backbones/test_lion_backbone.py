@@ -8,7 +8,7 @@ import pytest
 import torch
 from random_voxels import random_voxels
 
-from visionrnn.backbones.lion import LION, LIONLayer, Scan, Stage
+from visionrnn.backbones.lion import LION, LIONLayer, PositionEmbedding, Scan, Stage
 from visionrnn.backbones.lion_sparse import SparseLION
 from visionrnn.datasets.voxelize import DynamicVFE, voxel_coords
 from visionrnn.layers.drop_path import DropPath
@@ -81,6 +81,17 @@ def test_positions_in_half_precision_leave_the_features_whole():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(random_voxels((80,), (8, 24, 20), 8))
     assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_places_are_computed_in_full_precision(dtype):
+    """A half type would round the places themselves, of which there may be hundreds along an axis."""
+    coords = torch.tensor([[0, 0, 0, 257], [0, 3, 399, 351]], dtype=torch.int32)
+    embedding, seen = PositionEmbedding(8).to(dtype).eval(), []
+    embedding.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embedding(Voxels.from_coords(torch.zeros(2, 8, dtype=dtype), coords, (4, 400, 352), 1))
+    exact = (coords[:, [3, 2, 1]] / torch.tensor([352, 400, 4]) - 0.5) * 2 * 3.1415
+    torch.testing.assert_close(seen[0], exact.to(dtype))
 
 
 def test_what_is_passed_is_not_kept():

@@ -87,6 +87,8 @@ def test_wrong_voxels_are_named():
         Voxels.from_coords(torch.zeros(1, 2), coords[:, :3], (4, 4, 4), 1)
     with pytest.raises(ValueError, match="one row per coordinate"):
         Voxels.from_coords(torch.zeros(2, 2), coords, (4, 4, 4), 1)
+    with pytest.raises(ValueError, match="features are on meta, coords on cpu"):
+        Voxels.from_coords(torch.zeros(1, 2, device="meta"), coords, (4, 4, 4), 1)
     with pytest.raises(ValueError, match=r"expected values in \[0, \[1, 4, 4, 3\]\)"):
         Voxels.from_coords(torch.zeros(1, 2), coords, (4, 4, 3), 1)
     with pytest.raises(ValueError, match="sample after sample"):

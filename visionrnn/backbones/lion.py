@@ -88,10 +88,10 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, voxels: Voxels) -> Tensor:
         """[N, C]."""
-        dtype, device = voxels.features.dtype, voxels.features.device
-        size = constant(voxels.spatial_shape[::-1], dtype, device)
+        dtype = torch.promote_types(voxels.features.dtype, torch.float32)  # half types do not know numbers like 257 or 2049
+        size = constant(voxels.spatial_shape[::-1], dtype, voxels.coords.device)
         place = voxels.coords[:, 1:].flip(1).to(dtype)
-        return self.mlp((place - size / 2) / size * 2 * 3.1415)
+        return self.mlp(((place - size / 2) / size * 2 * 3.1415).to(voxels.features.dtype))
 
 
 class LIONStage(nn.Module):

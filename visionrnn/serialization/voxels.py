@@ -38,6 +38,8 @@ class Voxels:
             raise ValueError(f"coords: expected int32 or int64 [N, 4] as (batch, z, y, x), got {coords.dtype} {list(coords.shape)}")
         if features.dim() != 2 or len(features) != len(coords):
             raise ValueError(f"features: expected [{len(coords)}, C], one row per coordinate, got {list(features.shape)}")
+        if features.device != coords.device:
+            raise ValueError(f"features are on {features.device}, coords on {coords.device}; expected one device")
         limit = (batch_size, *spatial_shape)
         wrong = ((coords < 0) | (coords >= constant(limit, torch.int64, coords.device))).any()
         unsorted = (coords[1:, 0] < coords[:-1, 0]).any()
