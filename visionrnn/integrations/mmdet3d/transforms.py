@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,8 +181,7 @@ class PasteObjects(ObjectSample):
         for name, number in self.groups.items():
             pool = self.entries[name]
             wanted = number - int((labels == self.classes.index(name)).sum()) if self.limit_whole_scene else number
-            wanted = min(max(wanted, 0), len(pool))
-            drawn += [pool[index] for index in np.random.choice(len(pool), wanted, replace=False)] if wanted else []
+            drawn += random.sample(pool, min(max(wanted, 0), len(pool)))  # NumPy's choice shuffles the whole pool: 0.25 s on Waymo
         if not drawn:
             return []
         candidates = torch.from_numpy(_bev(np.stack([entry["box3d_lidar"][:7] for entry in drawn])))
