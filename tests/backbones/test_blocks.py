@@ -138,6 +138,12 @@ def test_starting_values_that_are_drawn():
         assert weight.std() == pytest.approx(0.02, rel=0.2)
 
 
+@pytest.mark.parametrize("operator", ["mambo", {"num_heads": 4}])
+def test_unknown_operators_are_refused_with_the_choices(operator):
+    with pytest.raises(KeyError, match=r"expected 'type' to be one of \[.*'gla'.*'xlstm'"):
+        build_block(operator, DIM, Place())
+
+
 def test_numbers_of_heads_that_do_not_divide_the_width_are_refused():
     for name in ("rwkv", "retnet", "xlstm", "ttt"):
         with pytest.raises(ValueError, match="dim=16 is not a multiple of num_heads=3"):

@@ -150,6 +150,11 @@ def test_unknown_order_is_named():
         LION(8, "mamba", STAGES, serializer="spiral")
 
 
+def test_no_stages_are_refused():
+    with pytest.raises(ValueError, match="stages: expected at least one"):
+        LION(8, "mamba", [])
+
+
 def test_without_descriptor():
     model = small_lion(descriptor=False).train()
     assert not any("conv_norm" in name for name in model.state_dict())

@@ -160,6 +160,8 @@ class LION(nn.Module):
         config = {"type": operator} if isinstance(operator, str) else dict(operator)
         self.generate_ratio = generate_ratio
         parsed = [parse_stage(stage) for stage in stages]
+        if not parsed:
+            raise ValueError("stages: expected at least one, got none")
         blocks = 8 * len(parsed) + 2 + self.further_blocks
         self.scan = scan = Scan(config, serializer, padding, drop_path, blocks, descriptor, checkpointing)
         built = [LIONStage(dim, stage, scan, 8 * i) for i, stage in enumerate(parsed)]
