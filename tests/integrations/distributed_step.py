@@ -1,4 +1,4 @@
-"""One training step of a small PointPillars by one process or several: ``python distributed_step.py OUT_DIR [--launcher pytorch]``.
+"""One training step of a small detector by one process or several: ``python distributed_step.py OUT_DIR [--launcher pytorch]``.
 
 Every rank writes its loss; rank 0 writes the gradients, averaged over the ranks (the step is plain SGD with rate 1, so they are the
 change of the parameters).
@@ -126,13 +126,11 @@ def main() -> None:
     parser.add_argument("--launcher", default="none")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--model", choices=("pointpillars", "lion", "lion-centre"), default="pointpillars")
-    parser.add_argument("--head", default="AnchorHead3D")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = shrink(Config.fromfile(BASE / "baselines" / "pointpillars_1xb2_synthetic-3d-3class.py").model.to_dict())
     if args.model != "pointpillars":
         model = small_lion(model)
-    model["bbox_head"]["type"] = args.head
     if args.model == "lion-centre":
         model = centre_head(model)
     runtime = Config.fromfile(BASE / "_base_" / "default_runtime.py")

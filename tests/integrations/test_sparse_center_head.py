@@ -167,6 +167,7 @@ def test_frames_without_cells_or_objects(counts, train):
         losses = module.loss(given, samples)
         assert all(bool(value.isfinite()) for value in losses.values())
         sum(losses.values()).backward()
+        assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in module.parameters())
         taught = car in samples and counts[0] > 0
         assert bool(losses["group1.loss_bbox"] > 0) == taught
     results = module.predict(given, [nothing, nothing])

@@ -344,6 +344,8 @@ def test_published_names_and_shapes(shared_dir):
 def test_errors():
     with pytest.raises(ValueError, match="unknown options"):
         head(test_cfg={"nms_class": [1]})
+    with pytest.raises(ValueError, match=r"train_cfg.assigner: unknown options \['giou'\]"):
+        head(train_cfg={"assigner": {"giou": 1}})
     with pytest.raises(ValueError, match="expected 10 numbers"):
         head(train_cfg={"code_weights": [1.0] * 8})
     with pytest.raises(ValueError, match="point_classes"):

@@ -97,12 +97,13 @@ class LIONTransFusionHead(BaseModule):
             if not set(labels) <= set(range(num_classes)):
                 raise ValueError(f"{name}={tuple(labels)}: expected labels 0 … {num_classes - 1}")
         width = sum(CODES.values())
-        if len(self.train_cfg["code_weights"]) != width:
-            raise ValueError(f"train_cfg.code_weights: expected {width} numbers, one per number of the code")
+        weights = self.train_cfg["code_weights"]
+        if len(weights) != width:
+            raise ValueError(f"train_cfg.code_weights: expected {width} numbers, one per number of the code, got {len(weights)}")
         self.num_classes, self.num_proposals, self.point_classes = num_classes, num_proposals, tuple(point_classes)
         self.grid = Grid(**grid)
         self.code = BoxCode(self.grid)
-        self.assigner = HungarianAssigner(**self.train_cfg["assigner"])
+        self.assigner = HungarianAssigner(**filled(self.train_cfg["assigner"], vars(HungarianAssigner()), "train_cfg.assigner"))
         losses = (MODELS.build(dict(self.train_cfg[name])) for name in ("loss_cls", "loss_bbox", "loss_iou"))
         self.loss_cls, self.loss_bbox, self.loss_iou = losses
 
