@@ -1,6 +1,9 @@
 """Functions of single numbers that operators need around their recurrences: on a CPU by the native library, softplus and tanh ten times as
 fast as torch's own, and all of them rounded alike wherever a number stands."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,28 +45,27 @@ def _fits(dtype: torch.dtype, device: str) -> bool:
 _fits._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in dispatch: what is built does not change
 
 
-@torch.library.custom_op("visionrnn::softplus", mutates_args=(), device_types="cpu")
-def _softplus(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    native.call("softplus", x, y, x.numel())
-    return y
+def _elementwise(name: str, routine: str, gradient: Callable[[Tensor, Tensor], Tensor], of_result: bool = True) -> Any:
+    """The op visionrnn::name of the library's ``routine``; ``gradient`` takes the result's and the result itself, or else the input."""
+
+    @torch.library.custom_op(f"visionrnn::{name}", mutates_args=(), device_types="cpu")
+    def op(x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        native.call(routine, x, y, x.numel())
+        return y
+
+    op.register_fake(lambda x: x.new_empty(x.shape))
+    op.register_autograd(
+        lambda ctx, grad: gradient(grad, *ctx.saved_tensors),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output if of_result else inputs[0]),
+    )
+    return op
 
 
-@torch.library.custom_op("visionrnn::sigmoid", mutates_args=(), device_types="cpu")
-def _sigmoid(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    native.call("logistic", x, y, x.numel())
-    return y
-
-
-@torch.library.custom_op("visionrnn::tanh", mutates_args=(), device_types="cpu")
-def _tanh(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    native.call("hyperbolic_tangent", x, y, x.numel())
-    return y
+_softplus = _elementwise("softplus", "softplus", lambda grad, x: grad * torch.sigmoid(x), of_result=False)
+_sigmoid = _elementwise("sigmoid", "logistic", torch.ops.aten.sigmoid_backward)
+_tanh = _elementwise("tanh", "hyperbolic_tangent", torch.ops.aten.tanh_backward)
 
 
 @torch.library.custom_op("visionrnn::silu_gate", mutates_args=(), device_types="cpu")
@@ -87,18 +89,4 @@ _silu_gate_backward.register_fake(lambda grad, y, z: (y.new_empty(y.shape), z.ne
 _silu_gate.register_autograd(
     lambda ctx, grad: _silu_gate_backward(grad, *ctx.saved_tensors),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
-_softplus.register_fake(lambda x: x.new_empty(x.shape))
-_sigmoid.register_fake(lambda x: x.new_empty(x.shape))
-_tanh.register_fake(lambda x: x.new_empty(x.shape))
-_softplus.register_autograd(
-    lambda ctx, grad: grad * torch.sigmoid(ctx.saved_tensors[0]), setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
-)
-_sigmoid.register_autograd(
-    lambda ctx, grad: torch.ops.aten.sigmoid_backward(grad, ctx.saved_tensors[0]),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output),
-)
-_tanh.register_autograd(
-    lambda ctx, grad: torch.ops.aten.tanh_backward(grad, ctx.saved_tensors[0]),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output),
 )
