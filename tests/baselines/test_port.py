@@ -20,7 +20,7 @@ OPTIONS = {
     "TTT": {"n_head": "num_heads"},
 }  # published option → the port's
 
-# In float64, after 18 blocks. Beyond rounding: our decays of RetNet and rates of TTT are float32 numbers, and the 1e-6 in xLSTM's normaliser
+# In float64, after 18 blocks. Beyond rounding: our decays of RetNet and rates of TTT are float32, the 1e-6 in xLSTM's normaliser
 # stands beside a maximum that starts from an empty state's.
 BOUNDS = {"mamba": 1e-11, "rwkv": 1e-11, "retnet": 1e-7, "xlstm": 1e-4, "ttt": 1e-4}
 
