@@ -87,7 +87,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     axes.bar(range(len(results)), [score["mAP"] for score in scores], color=colors, label="mean of the classes")
     for name, mark in zip(CLASSES, "os^", strict=True):
         axes.plot(range(len(results)), [score[name] for score in scores], mark, color="black", mfc="none", label=name)
-    names = [f"{result['model']}\nseed {result['seed']}\n{result['steps']} steps" for result in results]
+    names = [f"{result['model']}\nseed {result['seed']}\n{result['steps']} steps".replace("-", "-\n") for result in results]
     axes.set_xticks(range(len(results)), names, fontsize=8)
     axes.set_ylabel("3D AP, R40, moderate, %")
     axes.set_title("SYNTHETIC scenes: equal processor time on one thread")
