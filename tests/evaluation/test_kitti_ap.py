@@ -200,7 +200,6 @@ def test_bad_input_is_named(metric, tmp_path):
         KittiAP(str(tmp_path / "other.pkl")).process({}, [sample(0)])
 
 
-@pytest.mark.slow
 def test_two_processes_score_as_one(info_file, metric, tmp_path):
     expected = scores_of(metric, [sample(index, kept=2 + index % 3) for index in range(FRAMES - 1)])
     worker = "import sys; from test_kitti_ap import two_processes; two_processes(*sys.argv[1:])"

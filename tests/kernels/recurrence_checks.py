@@ -28,16 +28,21 @@ def backends_of(sample: Sample) -> tuple[str, ...]:
     return available_backends(sample.family, sample.kernel)
 
 
-def pairs(*without: str) -> pytest.MarkDecorator:
-    """Parametrises over (sample, back end)."""
-    found = [(sample, backend) for sample in SAMPLES.values() for backend in backends_of(sample) if backend not in without]
+def pairs(*without: str, stateful: bool = False) -> pytest.MarkDecorator:
+    """Parametrises over (sample, back end), with ``stateful`` only over samples that carry a state."""
+    chosen = [sample for sample in SAMPLES.values() if sample.states or not stateful]
+    found = [(sample, backend) for sample in chosen for backend in backends_of(sample) if backend not in without]
     return pytest.mark.parametrize(("sample", "backend"), found, ids=[f"{sample.name}-{backend}" for sample, backend in found])
 
 
-def samples(*needed: str) -> pytest.MarkDecorator:
-    """Parametrises over the samples that have certain back ends."""
-    found = [sample for sample in SAMPLES.values() if set(needed) <= set(backends_of(sample))]
+def samples(*needed: str, real: bool = False) -> pytest.MarkDecorator:
+    """Parametrises over the samples that have certain back ends, with ``real`` only over those without complex inputs."""
+    found = [sample for sample in SAMPLES.values() if set(needed) <= set(backends_of(sample)) and not (real and is_complex(sample))]
     return pytest.mark.parametrize("sample", found, ids=[sample.name for sample in found])
+
+
+def is_complex(sample: Sample) -> bool:
+    return any(isinstance(given, torch.Tensor) and given.is_complex() for given in sample.inputs().values())
 
 
 def check_agreement(sample: Sample, backend: str, dtype: torch.dtype, **sizes: int) -> None:
