@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.norm import GroupedNorm
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
+from visionrnn.serialization.grids import reorder
 
 DENSE = 256  # inner width up to which whole matrices are faster than blocks of them
 NAMES = {"exp": ("C", "n", "m"), "sigmoid": ("C", "n")}  # of the states
@@ -79,11 +81,34 @@ class MLSTM(Operator):
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None
     ) -> tuple[Tensor, State]:
-        state = state or {}
+        windows: list[Tensor] = []
+
+        def convolve(u: Tensor) -> Tensor:
+            c, window = self.conv1d(u, state.get("conv") if state else None, cu_seqlens)
+            windows.append(window)
+            return c
+
+        y, memory = self.scan(x, convolve, state, cu_seqlens, max_seqlen)
+        return y, {"conv": windows[0], **memory}
+
+    def scan(
+        self,
+        x: Tensor,
+        convolve: Callable[[Tensor], Tensor],
+        state: State | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        order: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, State]:
+        """The layer with any convolution: ``convolve`` maps u [B, T, D] to c, SiLU included. Returns y and the memory's states.
+
+        ``order`` (order, place), each [T]: the memory alone reads the tokens in that order; all else stays in the order of x.
+        """
         weights, biases = self.up_proj.weight.chunk(2), (None, None) if self.up_proj.bias is None else self.up_proj.bias.chunk(2)
         u, z = (linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        c, window = self.conv1d(u, state.get("conv"), cu_seqlens)
-        q, k, v, gates = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
+        c = convolve(u)
+        values = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
+        q, k, v, gates = values if order is None else (reorder(value, *order) for value in values)
         input_gate, forget_gate = at_least_float32(gates).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
         names = NAMES[self.gating]
@@ -92,9 +117,10 @@ class MLSTM(Operator):
             tuple(state[name] for name in names) if state else None, gating=self.gating,
             return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
-        h = self.norm(h.flatten(2)) if isinstance(self.norm, GroupedNorm) else self.norm(h).flatten(2)
+        h = h.flatten(2) if order is None else reorder(h.flatten(2), order[1], order[0])
+        h = self.norm(h) if isinstance(self.norm, GroupedNorm) else self.norm(h.unflatten(-1, (self.num_heads, -1))).flatten(2)
         y = silu_gate(torch.addcmul(h, self.skip, c), z)
-        return self.down_proj(y.to(self.down_proj.weight.dtype)), {"conv": window, **dict(zip(names, memory, strict=True))}
+        return self.down_proj(y.to(self.down_proj.weight.dtype)), dict(zip(names, memory, strict=True))
 
     def _from_blocks(self, u: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         """q, k, v [B, T, D] and gates [B, T, 2H], each block of channels through a matrix of its own."""

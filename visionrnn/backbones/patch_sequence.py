@@ -1,0 +1,116 @@
+"""Plain image classifiers: patches → tokens → blocks of one width, one after the other → norm → pooled → head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visionrnn.backbones.classifier import Classifier, Images, take_indices
+from visionrnn.layers.patch_embed import GridPositions, PatchEmbed, Size, pair, resample_positions
+from visionrnn.serialization.grids import Grids
+
+FORMATS = ("NCHW", "NLC")
+
+
+class PatchSequence(Classifier):
+    """The frame that Vision-LSTM and VisionRNN share; a subclass makes the blocks (tokens [B, T, C], Grids → [B, T, C]) and the norm.
+
+    ``position``: a learned embedding of the grid's places is added to the tokens.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+
+    def __init__(self, patch_embed: PatchEmbed, num_classes: int, global_pool: str, drop_rate: float = 0.0, position: bool = True):
+        super().__init__(num_classes, global_pool, drop_rate)
+        self.embed_dim = self.num_features = patch_embed.proj.out_channels
+        self.patch_embed = patch_embed
+        # the grid of patches that do not overlap, as published weights have it; re-sampled in the pass for any other
+        grid = tuple(size // patch for size, patch in zip(patch_embed.img_size, patch_embed.patch_size, strict=True))
+        self.pos_embed = GridPositions(grid, self.embed_dim) if position else None  # type: ignore[arg-type]
+
+    def finish(self) -> None:
+        """Called by a subclass when its blocks are made: the head, and what timm wants to know of the features."""
+        self.head = self.make_head()
+        reduction = self.patch_embed.stride[0]
+        self.feature_info = [{"module": f"blocks.{i}", "num_chs": self.embed_dim, "reduction": reduction} for i in range(len(self.blocks))]
+
+    def embed(self, images: Images) -> tuple[Tensor, Grids]:
+        """Tokens with positions, [B, T, C] (or packed), and their grids."""
+        tokens, grids = self.patch_embed(images)
+        return tokens if self.pos_embed is None else tokens + self.pos_embed(grids), grids
+
+    def run(self, block: nn.Module, tokens: Tensor, grids: Grids) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, tokens, grids, use_reentrant=False)
+        return block(tokens, grids)
+
+    def forward_features(self, images: Images) -> Tensor | list[Tensor]:
+        """[B, T, C] after the last norm; of a list of images a list of [T, C]."""
+        tokens, grids = self.embed(images)
+        for block in self.blocks:
+            tokens = self.run(block, tokens, grids)
+        tokens = self.norm(tokens)
+        return list(tokens[0].split(grids.lengths)) if grids.packed else tokens
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean(1)
+
+    # ---- timm's interface
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features after the blocks ``indices`` (the last n, those listed, or all), as images [B, C, H, W] or tokens [B, T, C].
+
+        ``norm``: they pass the last norm. Returns (features after the last norm, intermediates), or the intermediates alone. x must be
+        a tensor: images of one size.
+        """
+        if output_fmt not in FORMATS:
+            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
+        taken = take_indices(len(self.blocks), indices)
+        tokens, grids = self.embed(x)
+        kept = []
+        for i, block in enumerate(self.blocks[: max(taken) + 1] if stop_early else self.blocks):
+            tokens = self.run(block, tokens, grids)
+            if i in taken:
+                kept.append(self.norm(tokens) if norm else tokens)
+        if output_fmt == "NCHW":
+            kept = [value.transpose(1, 2).unflatten(2, grids.sizes[0]).contiguous() for value in kept]
+        return kept if intermediates_only else (self.norm(tokens), kept)
+
+    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0."""
+        taken = take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: max(taken) + 1]  # type: ignore[assignment]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+    def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
+        """Another image size to be built for: positions are re-sampled now, rather than in every pass. The patch size cannot change."""
+        if patch_size is not None and pair(patch_size) != self.patch_embed.patch_size:
+            raise ValueError(f"patch_size={patch_size}: the patches of a built model stay {self.patch_embed.patch_size}")
+        if img_size is None:
+            return
+        self.patch_embed.img_size = pair(img_size)
+        self.patch_embed.grid_size = self.patch_embed.grid_of(*pair(img_size))
+        if self.pos_embed is not None:
+            self.pos_embed.embed = nn.Parameter(resample_positions(self.pos_embed.embed.detach(), self.patch_embed.grid_size).contiguous())
+
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | ({"pos_embed.embed"} if self.pos_embed is not None else set())
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        return dict(stem=r"^pos_embed|^patch_embed", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))])

@@ -1,0 +1,94 @@
+"""Images → tokens: patches and learned positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionrnn.serialization.grids import Grids
+
+Size = int | tuple[int, int]
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(rows, columns) from one number for both or from two."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+class PatchEmbed(nn.Module):
+    """Images → tokens by a convolution whose kernel is a patch; ``stride`` below the patch size lets patches overlap.
+
+    ``img_size`` is what the model is built for. Images of another size raise ValueError unless ``dynamic``; a list of images [C, H, W] of
+    different sizes needs ``dynamic`` too.
+    """
+
+    def __init__(
+        self,
+        img_size: Size,
+        patch_size: Size,
+        in_chans: int,
+        dim: int,
+        stride: Size | None = None,
+        bias: bool = True,
+        dynamic: bool = False,
+    ):
+        super().__init__()
+        self.img_size, self.patch_size, self.dynamic = pair(img_size), pair(patch_size), dynamic
+        self.stride = self.patch_size if stride is None else pair(stride)
+        self.proj = nn.Conv2d(in_chans, dim, self.patch_size, self.stride, bias=bias)
+        self.grid_size = self.grid_of(*self.img_size)
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid_size[0] * self.grid_size[1]
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches in an image of this size; what is left at the right and at the bottom is not seen."""
+        sizes = zip((height, width), self.patch_size, self.stride, strict=True)
+        rows, columns = ((size - patch) // step + 1 for size, patch, step in sizes)
+        if rows < 1 or columns < 1:
+            raise ValueError(f"image of {height} × {width} pixels: smaller than one patch of {self.patch_size}")
+        return rows, columns
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, Grids]:
+        """[B, C, H, W] → tokens [B, T, D]; a sequence of [C, H, W] → packed tokens [1, Σ T, D]; row by row."""
+        if isinstance(images, Tensor):
+            height, width = images.shape[-2:]
+            if not self.dynamic and (height, width) != self.img_size:
+                raise ValueError(
+                    f"images of {height} × {width} pixels: the model was built for {self.img_size[0]} × {self.img_size[1]}; build it with"
+                    " img_size=… for another size, or with dynamic_img_size=True for any"
+                )
+            return self.proj(images).flatten(2).transpose(1, 2), Grids((self.grid_of(height, width),))
+        raise NotImplementedError("lists of images")
+
+
+class GridPositions(nn.Module):
+    """A learned embedding for every place of a grid [1, rows, columns, D], re-sampled bicubically for another grid.
+
+    Without anti-aliasing and with corners not aligned, as Vision-LSTM (Alkin et al. 2024) does it.
+    """
+
+    def __init__(self, grid_size: tuple[int, int], dim: int):
+        super().__init__()
+        self.embed = nn.Parameter(torch.zeros(1, *grid_size, dim))
+        nn.init.trunc_normal_(self.embed, std=0.02)
+
+    def forward(self, grids: Grids) -> Tensor:
+        """[1, T, D], the positions of all tokens, image after image."""
+        return torch.cat([self.resampled(size).flatten(1, 2) for size in grids.sizes], 1)
+
+    def resampled(self, size: tuple[int, int]) -> Tensor:
+        """[1, rows, columns, D]."""
+        return resample_positions(self.embed, size)
+
+
+def resample_positions(embed: Tensor, size: tuple[int, int]) -> Tensor:
+    """[1, rows, columns, D] for another grid; itself for its own."""
+    if tuple(embed.shape[1:3]) == tuple(size):
+        return embed
+    image = embed.permute(0, 3, 1, 2).to(torch.promote_types(embed.dtype, torch.float32))
+    return F.interpolate(image, size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1).to(embed.dtype)
