@@ -99,10 +99,12 @@ class MLSTM(Operator):
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
         order: tuple[Tensor, Tensor] | None = None,
+        reverse: bool | None = None,
     ) -> tuple[Tensor, State]:
         """The layer with any convolution: ``convolve`` maps u [B, T, D] to c, SiLU included. Returns y and the memory's states.
 
         ``order`` (order, place), each [T]: the memory alone reads the tokens in that order; all else stays in the order of x.
+        ``reverse``: the memory alone runs from the last step to the first; None is the layer's own direction.
         """
         weights, biases = self.up_proj.weight.chunk(2), (None, None) if self.up_proj.bias is None else self.up_proj.bias.chunk(2)
         u, z = (linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
@@ -115,7 +117,8 @@ class MLSTM(Operator):
         h, memory = mlstm(
             q, k, v, input_gate, forget_gate,
             tuple(state[name] for name in names) if state else None, gating=self.gating,
-            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
+            return_final_state=True, reverse=self.reverse if reverse is None else reverse,
+            cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
         h = h.flatten(2) if order is None else reorder(h.flatten(2), order[1], order[0])
         h = self.norm(h) if isinstance(self.norm, GroupedNorm) else self.norm(h.unflatten(-1, (self.num_heads, -1))).flatten(2)
