@@ -1,0 +1,241 @@
+"""Sequencer2D: images through recurrent networks along columns and rows (Tatsunami & Taki 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visionrnn.backbones.classifier import Classifier, Images, take_indices
+from visionrnn.layers.bidirectional_rnn2d import BidirectionalRNN2D
+from visionrnn.layers.drop_path import DropPath
+from visionrnn.layers.linear import Linear
+from visionrnn.layers.mlp import Mlp
+from visionrnn.layers.patch_embed import GridPositions, Size, pair
+from visionrnn.registry import BACKBONES
+
+FORMATS = ("NCHW", "NHWC")
+EPS = 1e-6  # of all norms
+
+
+class SequencerBlock(nn.Module):
+    """x + scans(norm(x)), then x + feed-forward(norm(x)); x [B, H, W, C]. ``scans``: options of :class:`BidirectionalRNN2D`."""
+
+    def __init__(
+        self, dim: int, hidden_size: int, mlp_ratio: float = 3.0, drop: float = 0.0, drop_path: float = 0.0, scans: dict | None = None
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.rnn_tokens = BidirectionalRNN2D(dim, hidden_size, **(scans or {}))
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp_channels = Mlp(dim, int(mlp_ratio * dim), drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._dropped(self.rnn_tokens(self.norm1(x)))
+        return x + self._dropped(self.mlp_channels(self.norm2(x)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return self.drop_path(branch.flatten(1, 2)).view_as(branch)
+
+
+class PatchConv(nn.Module):
+    """A convolution with a kernel as large as its stride, between maps [B, H, W, C]; what is left at the edges is not seen."""
+
+    def __init__(self, dim: int, out_dim: int, patch_size: int):
+        super().__init__()
+        self.down = nn.Conv2d(dim, out_dim, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Stem(nn.Module):
+    """Images [B, C, H, W] → patches [B, h, w, D]."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, norm: bool):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(dim, eps=EPS) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """A change of resolution and width, unless it is the first stage, and blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
+
+
+@BACKBONES.register("sequencer2d")
+class Sequencer2D(Classifier):
+    """Stages of blocks that scan columns and rows; weights have timm's names, so its checkpoints load as they are.
+
+    ``layers`` … ``mlp_ratios`` have a number for each stage: its blocks, the factor by which its resolution falls, its width, the units
+    of its recurrent networks, the feed-forward's width over its own. ``cell``, ``num_rnn_layers``, ``bidirectional``, ``union`` and
+    ``with_fc``: see :class:`BidirectionalRNN2D`. ``drop_path_rate`` holds in every block, as in timm; with ``drop_path_ramp`` it rises
+    linearly from 0 to that, as published. ``position``: a learned embedding of the places of an ``img_size`` image's patches is added to
+    them, and re-sampled for other images (published for the plain model, union="flat"). ``nlhb``: the head's bias starts at
+    −log(num_classes). Images may have any size; what is left of it behind whole patches is not seen.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        img_size: Size = 224,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        layers: Sequence[int] = (4, 3, 8, 3),
+        patch_sizes: Sequence[int] = (7, 2, 1, 1),
+        embed_dims: Sequence[int] = (192, 384, 384, 384),
+        hidden_sizes: Sequence[int] = (48, 96, 96, 96),
+        mlp_ratios: Sequence[float] = (3.0, 3.0, 3.0, 3.0),
+        cell: str = "lstm",
+        num_rnn_layers: int = 1,
+        bidirectional: bool = True,
+        union: str = "cat",
+        with_fc: bool = True,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_path_ramp: bool = False,
+        nlhb: bool = False,
+        stem_norm: bool = False,
+        position: bool = False,
+    ):
+        super().__init__(num_classes, global_pool, drop_rate)
+        of_stages = dict(layers=layers, patch_sizes=patch_sizes, embed_dims=embed_dims, hidden_sizes=hidden_sizes, mlp_ratios=mlp_ratios)
+        if len({len(values) for values in of_stages.values()}) > 1:
+            raise ValueError(f"a number for each stage: got {', '.join(f'{len(values)} {name}' for name, values in of_stages.items())}")
+        self.in_chans, self.num_features, self.nlhb = in_chans, embed_dims[-1], nlhb
+        self.stem = Stem(in_chans, embed_dims[0], patch_sizes[0], stem_norm)
+        height, width = (size // patch_sizes[0] for size in pair(img_size))
+        self.pos_embed = GridPositions((height, width), embed_dims[0]) if position else None
+        scans = dict(num_layers=num_rnn_layers, bidirectional=bidirectional, union=union, with_fc=with_fc, cell=cell)
+        total = sum(layers)
+        rates = iter([drop_path_rate * (i / max(total - 1, 1) if drop_path_ramp else 1) for i in range(total)])
+        stages = []
+        for i, (depth, dim, hidden, ratio) in enumerate(zip(layers, embed_dims, hidden_sizes, mlp_ratios, strict=True)):
+            downsample = PatchConv(embed_dims[i - 1], dim, patch_sizes[i]) if i else nn.Identity()
+            stages.append(Stage(downsample, [SequencerBlock(dim, hidden, ratio, proj_drop_rate, next(rates), scans) for _ in range(depth)]))
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(embed_dims[-1], eps=EPS)
+        self.head = self.make_head()
+        reductions = accumulate(patch_sizes, lambda all_before, patch: all_before * patch)
+        self.feature_info = [
+            {"module": f"stages.{i}", "num_chs": dim, "reduction": reduction}
+            for i, (dim, reduction) in enumerate(zip(embed_dims, reductions, strict=True))
+        ]
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Starting values as published; torch's own for the recurrent networks, which are the same."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                _lecun_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            elif isinstance(module, nn.Linear) and not name.startswith("head"):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.normal_(module.bias, std=1e-6 if "mlp" in name else 0.0)
+
+    def make_head(self) -> nn.Module:
+        if self.num_classes <= 0:
+            return nn.Sequential(OrderedDict(fc=nn.Identity()))
+        fc = Linear(self.head_hidden_size, self.num_classes)
+        nn.init.zeros_(fc.weight)
+        nn.init.constant_(fc.bias, -math.log(self.num_classes) if self.nlhb else 0.0)
+        return nn.Sequential(OrderedDict(fc=fc))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patches, with positions where the model has them, [B, h, w, D]."""
+        x = self.stem(images)
+        return x if self.pos_embed is None else x + self.pos_embed.resampled((x.shape[1], x.shape[2]))
+
+    def forward_features(self, images: Images) -> Tensor | list[Tensor]:
+        """[B, h, w, C] after the last norm; of a list of images a list of [h, w, C]."""
+        x = self.embed(images)  # type: ignore[arg-type]
+        for stage in self.stages:
+            x = stage(x)
+        return self.norm(x)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean((1, 2))
+
+    # ---- timm's interface
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        super().set_grad_checkpointing(enable)
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features after the stages ``indices`` (the last n, those listed, or all), as [B, C, h, w] or [B, h, w, C].
+
+        ``norm``: the last stage's pass the last norm; others have another width, or another meaning. Returns (features, intermediates),
+        or the intermediates alone; the features have passed the norm if the last stage was run.
+        """
+        if output_fmt not in FORMATS:
+            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
+        taken, last = take_indices(len(self.stages), indices), len(self.stages) - 1
+        run = max(taken) if stop_early else last
+        x = self.embed(x)
+        kept = []
+        for i, stage in enumerate(self.stages[: run + 1]):
+            x = stage(x)
+            if i in taken:
+                value = self.norm(x) if norm and i == last else x
+                kept.append(value.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else value)
+        return kept if intermediates_only else (self.norm(x) if run == last else x, kept)
+
+    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0."""
+        taken = take_indices(len(self.stages), indices)
+        shorter = max(taken) < len(self.stages) - 1
+        self.stages = self.stages[: max(taken) + 1]  # type: ignore[assignment]
+        if shorter:
+            self.num_features = self.feature_info[max(taken)]["num_chs"]
+        if prune_norm or shorter:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        return taken
+
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | ({"pos_embed.embed"} if self.pos_embed is not None else set())
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        if coarse:
+            return dict(stem=r"^stem|^pos_embed", blocks=[(r"^stages\.(\d+)", None), (r"^norm", (99999,))])
+        stages = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)\.downsample", (0,))]
+        return dict(stem=r"^stem|^pos_embed", blocks=[*stages, (r"^norm", (99999,))])
+
+
+def _lecun_normal_(weight: Tensor) -> None:
+    """Normal of variance 1 / fan-in, cut at two deviations, which 0.8796 of the spread survives."""
+    std = math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
