@@ -8,7 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from visionrnn.serialization.traversal2d import Path, path_order, windowed_order
+from visionrnn.serialization.traversal2d import Path, Step, path_order, windowed_order
+
+Order = tuple[Tensor, Tensor]
+"""(order, place): the token read at every step, and the step at which every token is read; int64."""
 
 
 @dataclass(frozen=True)
@@ -27,58 +30,102 @@ class Grids:
         """Tokens of each entry of ``sizes``."""
         return [height * width for height, width in self.sizes]
 
-    def order(
-        self, path: Path, device: torch.device, window: tuple[int, int] | None = None, shift: bool = False
-    ) -> tuple[Tensor, Tensor] | None:
-        """(order, place), each [T]: the token read at every step along ``path``, and the step at which every token is read.
+    def order(self, path: Path, device: torch.device, window: tuple[int, int] | None = None, shift: bool = False) -> Order | None:
+        """(order, place), each [T], of one path through every image; None where it keeps the tokens as they are.
 
-        None where a path keeps the tokens as they are. ``window`` and ``shift``: see ``windowed_order``; None is the whole grid.
+        ``window`` and ``shift``: see ``windowed_order``; None is the whole grid.
         """
-        if window is None and path == Path("raster"):
+        found = self.orders((path,), device, window, shift)
+        return None if found is None else (found[0][0], found[1][0])
+
+    def orders(self, step: Step, device: torch.device, window: tuple[int, int] | None = None, shift: bool = False) -> Order | None:
+        """(order, place), each [P, T], of all P paths of a step; None where one path keeps the tokens as they are."""
+        if window is None and step == (Path("raster"),):
             return None
         # a traced graph makes its orders itself: tensors remembered from outside would become its constants
-        orders = _orders if torch.compiler.is_compiling() else _kept_orders
-        return orders(self.sizes, path, window, shift, device)
+        make = _orders if torch.compiler.is_compiling() else _kept_orders
+        return make(self.sizes, step, window, shift, device)
 
-    def boundaries(self, device: torch.device) -> tuple[Tensor, int] | tuple[None, None]:
-        """(cu_seqlens, max_seqlen) of packed tokens; (None, None) for images of one size."""
+    def boundaries(self, device: torch.device, paths: int = 1, group_size: int | None = None) -> tuple[Tensor, int] | tuple[None, None]:
+        """(cu_seqlens, max_seqlen) of packed tokens; (None, None) for images of one size.
+
+        ``paths``: the tokens are there so many times, one copy of the pack after the other. ``group_size`` cuts every image into
+        sequences of so many tokens, the last of which may be shorter.
+        """
         if not self.packed:
             return None, None
-        lengths = self.lengths
-        bounds = torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True)
-        return bounds, max(lengths, default=0)
+        make = _boundaries if torch.compiler.is_compiling() else _kept_boundaries
+        return make(self.sizes, paths, group_size, device)
 
 
-def _orders(
-    sizes: tuple[tuple[int, int], ...], path: Path, window: tuple[int, int] | None, shift: bool, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    orders, start = [], 0
-    for height, width in sizes:
-        order = windowed_order(path, height, width, window, shift, device) if window else path_order(path, height, width, device)
-        orders.append(order + start)
-        start += height * width
-    whole = torch.cat(orders)
-    return whole, whole.argsort()
+def _orders(sizes: tuple[tuple[int, int], ...], step: Step, window: tuple[int, int] | None, shift: bool, device: torch.device) -> Order:
+    rows = []
+    for path in step:
+        orders, start = [], 0
+        for height, width in sizes:
+            order = windowed_order(path, height, width, window, shift, device) if window else path_order(path, height, width, device)
+            orders.append(order + start)
+            start += height * width
+        rows.append(torch.cat(orders))
+    order = torch.stack(rows)
+    return order, order.argsort()
+
+
+def _boundaries(sizes: tuple[tuple[int, int], ...], paths: int, group_size: int | None, device: torch.device) -> tuple[Tensor, int]:
+    lengths = [height * width for height, width in sizes] * paths
+    if group_size is not None:
+        lengths = [min(group_size, length - start) for length in lengths for start in range(0, length, group_size)]
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True), max(lengths, default=0)
 
 
 @lru_cache(maxsize=256)
-def _kept_orders(*arguments) -> tuple[Tensor, Tensor]:
+def _kept_orders(*arguments) -> Order:
     with torch.inference_mode(False):  # they may serve training later
         return _orders(*arguments)
 
 
+@lru_cache(maxsize=256)
+def _kept_boundaries(*arguments) -> tuple[Tensor, int]:
+    with torch.inference_mode(False):
+        return _boundaries(*arguments)
+
+
 def reorder(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
-    """tokens[:, order] of [B, T, C], ``place`` the inverse of ``order``: the gradient is gathered too, not added up."""
-    return _Reordering.apply(tokens, order, place)
+    """tokens[:, order] of [B, T, C], ``place`` the inverse of ``order``, each [T]: the gradient is gathered too, not added up."""
+    return _Spread.apply(tokens, order.unsqueeze(0), place.unsqueeze(0))
 
 
-class _Reordering(torch.autograd.Function):
+def spread(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
+    """[B, T, C] → [B, P · T, C]: the tokens along each of P paths, one path after the other. ``order``, ``place``: [P, T]."""
+    return _Spread.apply(tokens, order, place)
+
+
+def gather(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
+    """[B, P · T, C] → [B, T, C]: the sum of each token's P values; the transpose of :func:`spread`."""
+    return _Gather.apply(tokens, order, place)
+
+
+class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(order, place)
-        return tokens.index_select(1, order)
+        return tokens.index_select(1, order.flatten())
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        order, place = ctx.saved_tensors
-        return _Reordering.apply(grad, place, order), None, None
+        return _Gather.apply(grad, *ctx.saved_tensors), None, None
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(order, place)
+        paths, length = place.shape
+        if paths == 1:
+            return tokens.index_select(1, place[0])
+        starts = torch.arange(paths, device=place.device).unsqueeze(1) * length
+        return tokens.index_select(1, (place + starts).flatten()).unflatten(1, (paths, length)).sum(1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _Spread.apply(grad, *ctx.saved_tensors), None, None
