@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from visionrnn.official import lion
+from visionrnn.official import lion, sequencer
 from visionrnn.official.rules import Rule, Table, to_official, to_ours
 
 
@@ -17,6 +17,6 @@ class Family:
     counters: dict[str, tuple[int, ...]]
 
 
-FAMILIES: dict[str, Family] = {"lion": Family(lion.table, lion.COUNTERS)}
+FAMILIES: dict[str, Family] = {"lion": Family(lion.table, lion.COUNTERS), "sequencer": Family(sequencer.table, {})}
 
 __all__ = ["FAMILIES", "Family", "Rule", "Table", "to_official", "to_ours"]
