@@ -1,13 +1,18 @@
-"""Draw a point cloud with boxes: from above, and in the camera's image.
+"""Draw a point cloud with boxes, from above and in the camera's image; or the orders in which scans visit image patches.
 
 examples:
   visionrnn visualize --root data/kitti --frame 000008 --out pictures
   visionrnn visualize cloud.bin --boxes found/cloud.json --out cloud.png
   visionrnn visualize cloud.bin --boxes found/cloud.txt --labels label_2/cloud.txt --calib calib/cloud.txt --image photo.png --out pictures
+  visionrnn visualize orders --out pictures
+  visionrnn visualize orders --grid 32 32 --traversal snake cross_scan hilbert,hilbert_reverse --window 8 8 --group-size 64 --out pictures
 
 --boxes are detections (JSON of `visionrnn detect`, or KITTI text, which needs a calibration); --labels are KITTI labels, drawn dashed as
 ground truth. Calibration, image and, with --frame, labels are found by themselves in a folder of the KITTI layout. No display is needed.
 --out names a .png, beside which NAME_camera.png is written, or a folder (CLOUD.png, CLOUD_camera.png).
+
+`orders` in place of a cloud draws one picture for every traversal, and paths.png with all paths, into the folder --out. A traversal is a
+name, or a list: "," parts blocks that take turns, "+" joins scans that a block averages, as in raster+reverse,column+column_reverse.
 """
 
 from __future__ import annotations
@@ -19,10 +24,15 @@ from typing import Any
 from visionrnn.cli.frames import Frame, gather
 from visionrnn.errors import DataError
 
+ORDERS = "orders"
+GRID = (14, 14)
+CLOUD_OPTIONS = ("root", "frame", "boxes", "labels", "calib", "image", "score_thr", "columns", "range", "color_by")
+ORDER_OPTIONS = ("grid", "traversal", "window", "shift", "group_size")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``visionrnn visualize``."""
-    parser.add_argument("points", nargs="?", type=Path, help="point cloud (.bin, .npy, .pcd, .ply)")
+    parser.add_argument("points", nargs="?", type=Path, help="point cloud (.bin, .npy, .pcd, .ply), or the word orders")
     parser.add_argument("--root", type=Path, help="folder in the KITTI layout, with --frame instead of a point cloud")
     parser.add_argument("--frame", help="frame name, e.g. 000008")
     parser.add_argument("--boxes", type=Path, help="detections: JSON of `visionrnn detect`, or KITTI text")
@@ -30,15 +40,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calib", type=Path, help="KITTI calibration file")
     parser.add_argument("--image", type=Path, help="camera image")
     parser.add_argument("--out", type=Path, required=True, help="a .png or a folder")
-    parser.add_argument("--score-thr", type=float, default=0.0, help="leave out detections below this score")
+    parser.add_argument("--score-thr", type=float, help="leave out detections below this score")
     parser.add_argument("--columns", type=int, help="values per point of a .bin file (default: 4; nuScenes: 5)")
     parser.add_argument("--range", type=float, nargs=4, metavar=("X_MIN", "Y_MIN", "X_MAX", "Y_MAX"), help="ground to show, in metres")
-    parser.add_argument("--color-by", choices=("height", "intensity"), default="height", help="what the grey of the points shows")
-    parser.add_argument("--background", choices=("dark", "light"), default="dark")
+    parser.add_argument("--color-by", choices=("height", "intensity"), help="what the grey of the points shows (default: height)")
+    parser.add_argument("--background", choices=("dark", "light"), help="default: dark for clouds, light for orders")
+    orders = parser.add_argument_group("orders of image patches")
+    orders.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="patches of the image (default: 14 14)")
+    orders.add_argument("--traversal", nargs="+", metavar="NAME", help="traversals or paths to draw (default: all)")
+    orders.add_argument("--window", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="order inside windows of this size")
+    orders.add_argument("--shift", action="store_true", default=None, help="windows shifted by half of their size")
+    orders.add_argument("--group-size", type=int, help="patches of a group; a scan starts anew with every group")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws; prints the pictures' paths."""
+    wanted = str(args.points) == ORDERS
+    refused = CLOUD_OPTIONS if wanted else ORDER_OPTIONS
+    for name in refused:
+        if getattr(args, name) is not None:
+            what = "pictures of orders" if wanted else f"pictures of point clouds; orders are drawn with: visionrnn visualize {ORDERS}"
+            raise DataError(f"--{name.replace('_', '-')} is not for {what}")
+    return _draw_orders(args) if wanted else _draw_cloud(args)
+
+
+def _draw_orders(args: argparse.Namespace) -> int:
+    from visionrnn.serialization.traversal2d import PATHS, TRAVERSALS
+    from visionrnn.visualization.figure import save_png
+    from visionrnn.visualization.orders import draw_paths, draw_traversal
+
+    if args.out.is_file() or args.out.suffix:
+        raise DataError(f"{args.out}: expected a folder, which gets one picture for every traversal")
+    size = args.grid or GRID
+    window = None if args.window is None else tuple(args.window)
+    options = dict(window=window, shift=bool(args.shift), group_size=args.group_size, background=args.background or "light")
+    pictures = [] if args.traversal else [("paths", draw_paths(*size, **options))]
+    for text in args.traversal or (*PATHS, *TRAVERSALS):
+        steps = [step.split("+") for step in text.split(",")] if set(text) & set(",+") else text
+        try:
+            picture = draw_traversal(steps, *size, **options)
+        except ValueError as error:
+            raise DataError(f"--traversal {text}: {error}") from error
+        pictures.append((text, picture))
+    for name, picture in pictures:
+        print(save_png(args.out / f"{name}.png", picture))
+    return 0
+
+
+def _draw_cloud(args: argparse.Namespace) -> int:
     from visionrnn.datasets.kitti import read_calibration
     from visionrnn.datasets.points import load_points
     from visionrnn.visualization.boxes import draw_bev
@@ -53,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     parts: dict[str, Any] = {"ground_truth": _ground_truth(labels, calibration)}
     boxes = None
     if args.boxes is not None:
-        found = _detections(args.boxes, calibration).above(args.score_thr)
+        found = _detections(args.boxes, calibration).above(args.score_thr or 0.0)
         boxes = found.boxes
         parts |= {"labels": found.labels, "scores": found.scores, "classes": found.classes}
     image = read_image(frame.image) if frame.image is not None and calibration is not None else None
@@ -63,8 +112,9 @@ def run(args: argparse.Namespace) -> int:
     for path in targets:
         if any(source is not None and path.resolve() == source.resolve() for source in inputs):
             raise DataError(f"{path}: is one of the inputs, so it is not overwritten; choose another --out")
+    style = dict(range=args.range, color_by=args.color_by or "height", background=args.background or "dark")
     title = f"{frame.name}: x forward, y left"
-    save_png(above, draw_bev(points, boxes, **parts, range=args.range, color_by=args.color_by, background=args.background, title=title))
+    save_png(above, draw_bev(points, boxes, **parts, **style, title=title))
     if image is not None and calibration is not None:
         save_png(camera, draw_camera(image, boxes, calibration, **parts))
     for path in targets:
