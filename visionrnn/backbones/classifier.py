@@ -29,7 +29,7 @@ class Classifier(nn.Module):
     """Features → pooled → head: scores of ``num_classes`` classes, or the pooled features themselves with 0.
 
     A subclass computes ``forward_features`` (a list of images gives a list of features) and ``pool``, sets ``feature_info`` and calls
-    :meth:`make_head` when its features' width is known. ``POOLS`` are the values of ``global_pool`` it knows; "" leaves features unpooled.
+    :meth:`set_head` when its features' width is known. ``POOLS`` are the values of ``global_pool`` it knows; "" leaves features unpooled.
     """
 
     POOLS: tuple[str, ...] = ("", "avg")
@@ -42,6 +42,8 @@ class Classifier(nn.Module):
         self.num_classes, self.global_pool = num_classes, self._known_pool(global_pool)
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
+        self.head_norm: nn.Module = nn.Identity()
+        self._normed_width = -1
 
     def _known_pool(self, pool: str) -> str:
         if pool not in self.POOLS:
@@ -52,6 +54,16 @@ class Classifier(nn.Module):
     def head_hidden_size(self) -> int:
         """Width of what the head is given."""
         return self.num_features
+
+    def set_head(self) -> None:
+        """A new head for the present number of classes; a new norm before it where the pooled features have another width than before."""
+        if self._normed_width != self.head_hidden_size:
+            self.head_norm, self._normed_width = self.make_head_norm(), self.head_hidden_size
+        self.head = self.make_head()
+
+    def make_head_norm(self) -> nn.Module:
+        """What normalises pooled features before the head; nothing, unless a subclass has something."""
+        return nn.Identity()
 
     def make_head(self) -> nn.Module:
         """The head for the present number of classes; starts at zero."""
@@ -82,7 +94,7 @@ class Classifier(nn.Module):
             features = torch.cat([self.pool(of_one.unsqueeze(0)) for of_one in features])
         elif not isinstance(features, Tensor):
             raise ValueError('global_pool="": features of images of different sizes cannot be one tensor; call forward_features')
-        features = nn.functional.dropout(features, self.drop_rate, self.training)
+        features = nn.functional.dropout(self.head_norm(features), self.drop_rate, self.training)
         return features if pre_logits else self.head(features)
 
     # ---- timm's interface
@@ -96,7 +108,9 @@ class Classifier(nn.Module):
             self.global_pool = self._known_pool(global_pool)
         self.num_classes = num_classes
         like = next(self.parameters())
-        self.head = self.make_head().to(like.device, like.dtype)
+        self.set_head()
+        for module in (self.head_norm, self.head):
+            module.to(like.device, like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Blocks are computed again in the backward pass, instead of keeping what is inside them."""

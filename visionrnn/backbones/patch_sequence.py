@@ -34,7 +34,7 @@ class PatchSequence(Classifier):
 
     def finish(self) -> None:
         """Called by a subclass when its blocks are made: the head, and what timm wants to know of the features."""
-        self.head = self.make_head()
+        self.set_head()
         reduction = self.patch_embed.stride[0]
         self.feature_info = [{"module": f"blocks.{i}", "num_chs": self.embed_dim, "reduction": reduction} for i in range(len(self.blocks))]
 

@@ -39,6 +39,9 @@ class PatchEmbed(nn.Module):
         self.img_size, self.patch_size, self.dynamic = pair(img_size), pair(patch_size), dynamic
         self.stride = self.patch_size if stride is None else pair(stride)
         self.proj = nn.Conv2d(in_chans, dim, self.patch_size, self.stride, bias=bias)
+        nn.init.xavier_uniform_(self.proj.weight.flatten(1))  # as the linear map of a patch that it is
+        if bias:
+            nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
         self.grid_size = self.grid_of(*self.img_size)
 
     @property
