@@ -137,7 +137,7 @@ class Sequencer2D(Classifier):
             stages.append(Stage(downsample, [SequencerBlock(dim, hidden, ratio, proj_drop_rate, next(rates), scans) for _ in range(depth)]))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(embed_dims[-1], eps=EPS)
-        self.head = self.make_head()
+        self.set_head()
         reductions = accumulate(patch_sizes, lambda all_before, patch: all_before * patch)
         self.feature_info = [
             {"module": f"stages.{i}", "num_chs": dim, "reduction": reduction}
