@@ -137,11 +137,12 @@ def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def from_official(state: Mapping[str, Tensor], family: str = "lion") -> dict[str, Tensor]:
     """State dict with our names and shapes from one with published ones (or from the gradients of one).
 
-    Counters that only published files have (``global_step``) are left out. Raises KeyError for an unknown family, ValueError when a
-    tensor of ours lacks one of its published parts.
+    Counters and buffers that only published files have (``global_step``, ``causal_mask``) are left out. Raises KeyError for an unknown
+    family, ValueError when a tensor of ours lacks one of its published parts.
     """
     known = _family(family)
-    return to_ours({key: value for key, value in state.items() if key not in known.counters}, known.table(state))
+    wanted = {key: value for key, value in state.items() if key not in known.counters and not key.endswith(known.ignored)}
+    return to_ours(wanted, known.table(wanted))
 
 
 def as_official(state: Mapping[str, Tensor], family: str = "lion", step: int | None = None) -> dict[str, Tensor]:

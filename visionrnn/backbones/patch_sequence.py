@@ -28,9 +28,12 @@ class PatchSequence(Classifier):
         super().__init__(num_classes, global_pool, drop_rate)
         self.embed_dim = self.num_features = patch_embed.proj.out_channels
         self.patch_embed = patch_embed
-        # the grid of patches that do not overlap, as published weights have it; re-sampled in the pass for any other
-        grid = tuple(size // patch for size, patch in zip(patch_embed.img_size, patch_embed.patch_size, strict=True))
-        self.pos_embed = GridPositions(grid, self.embed_dim) if position else None  # type: ignore[arg-type]
+        self.pos_embed = GridPositions(self._position_grid(), self.embed_dim) if position else None
+
+    def _position_grid(self) -> tuple[int, int]:
+        """The grid of patches that do not overlap, as published weights have it; re-sampled in the pass for any other."""
+        (height, width), (rows, columns) = self.patch_embed.img_size, self.patch_embed.patch_size
+        return height // rows, width // columns
 
     def finish(self) -> None:
         """Called by a subclass when its blocks are made: the head, and what timm wants to know of the features."""
@@ -99,15 +102,19 @@ class PatchSequence(Classifier):
         return taken
 
     def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
-        """Another image size to be built for: positions are re-sampled now, rather than in every pass. The patch size cannot change."""
+        """Another image size to be built for: the model has the shapes it would have if built for it, its positions are re-sampled.
+
+        Raises ValueError for another patch size, which cannot change.
+        """
         if patch_size is not None and pair(patch_size) != self.patch_embed.patch_size:
             raise ValueError(f"patch_size={patch_size}: the patches of a built model stay {self.patch_embed.patch_size}")
         if img_size is None:
             return
-        self.patch_embed.img_size = pair(img_size)
         self.patch_embed.grid_size = self.patch_embed.grid_of(*pair(img_size))
+        self.patch_embed.img_size = pair(img_size)
         if self.pos_embed is not None:
-            self.pos_embed.embed = nn.Parameter(resample_positions(self.pos_embed.embed.detach(), self.patch_embed.grid_size).contiguous())
+            embed = resample_positions(self.pos_embed.embed.detach(), self._position_grid())
+            self.pos_embed.embed = nn.Parameter(embed.contiguous(), requires_grad=self.pos_embed.embed.requires_grad)
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | ({"pos_embed.embed"} if self.pos_embed is not None else set())

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.patch_sequence import PatchSequence
 from visionrnn.kernels import causal_conv
-from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.grid_conv import GridConv
 from visionrnn.layers.norm import GroupedNorm, OffsetLayerNorm
 from visionrnn.layers.patch_embed import PatchEmbed, Size
 from visionrnn.operators.mlstm import MLSTM
 from visionrnn.registry import BACKBONES
-from visionrnn.serialization.grids import Grids, reorder
+from visionrnn.serialization.grids import Grids, Order, reorder
 from visionrnn.serialization.traversal2d import Path, Step, parse_traversal
 
 CONVOLUTIONS = {"grid": 3, "causal": 4}
@@ -62,11 +61,12 @@ class ViLLayer(MLSTM):
     ):
         if conv not in CONVOLUTIONS:
             raise ValueError(f"conv={conv!r}; expected one of {sorted(CONVOLUTIONS)}")
-        super().__init__(dim, num_heads, expand, qkv_block=qkv_block, bias=bias, offset_norm=True, backend=backend)
-        self.causal = False
-        inner, kernel = expand * dim, CONVOLUTIONS[conv] if conv_kernel is None else conv_kernel
-        del self.conv1d
-        self.conv = GridConv(inner, kernel, activation="silu") if conv == "grid" else CausalConv(inner, kernel, activation="silu")
+        kernel = CONVOLUTIONS[conv] if conv_kernel is None else conv_kernel
+        super().__init__(dim, num_heads, expand, kernel, qkv_block, bias=bias, offset_norm=True, backend=backend)
+        self.causal, inner = False, expand * dim
+        self.conv = GridConv(inner, kernel, activation="silu") if conv == "grid" else None
+        if self.conv is not None:
+            del self.conv1d
         self.norm = GroupedNorm(num_heads, inner, bias if norm_bias is None else norm_bias, offset=True)
         nn.init.normal_(self.down_proj.weight, std=2 / (math.sqrt(dim) * layers))
 
@@ -76,17 +76,17 @@ class ViLLayer(MLSTM):
         order = grids.order(Path(path.name), x.device)  # backwards is the recurrence's own direction, not another order
 
         def convolve(u: Tensor) -> Tensor:
-            if isinstance(self.conv, GridConv):
+            if self.conv is not None:
                 return self.conv(u, grids, rotated=path.reverse)
             return self._along(u, order, path.reverse, cu_seqlens)
 
         return self.scan(x, convolve, None, cu_seqlens, longest, order, path.reverse)[0]
 
-    def _along(self, u: Tensor, order: tuple[Tensor, Tensor] | None, reverse: bool, cu_seqlens: Tensor | None) -> Tensor:
+    def _along(self, u: Tensor, order: Order | None, reverse: bool, cu_seqlens: Tensor | None) -> Tensor:
         """The causal convolution of u [B, T, D] along a path; the result in the order of u."""
-        u = u if order is None else reorder(u, *order)
+        weight, u = self.conv1d.weight, u if order is None else reorder(u, *order)
         c, _ = causal_conv(
-            u.to(self.conv.weight.dtype), self.conv.weight[:, 0].flip(-1).T, self.conv.bias, activation="silu",
+            u.to(weight.dtype), weight[:, 0].flip(-1).T, self.conv1d.bias, activation="silu",
             return_final_state=True, reverse=reverse, cu_seqlens=cu_seqlens, backend=self.backend,
         )  # fmt: skip
         return c if order is None else reorder(c, order[1], order[0])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionrnn.layers.linear import linear
 from visionrnn.serialization.grids import Grids
 
 Size = int | tuple[int, int]
@@ -49,24 +50,60 @@ class PatchEmbed(nn.Module):
         return self.grid_size[0] * self.grid_size[1]
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in an image of this size; what is left at the right and at the bottom is not seen."""
+        """Rows and columns of patches in an image of this size; what is left at the right and at the bottom is not seen.
+
+        Raises ValueError for an image smaller than a patch.
+        """
         sizes = zip((height, width), self.patch_size, self.stride, strict=True)
         rows, columns = ((size - patch) // step + 1 for size, patch, step in sizes)
         if rows < 1 or columns < 1:
-            raise ValueError(f"image of {height} × {width} pixels: smaller than one patch of {self.patch_size}")
+            raise ValueError(f"image of {height} × {width} pixels: smaller than a patch of {self.patch_size[0]} × {self.patch_size[1]}")
         return rows, columns
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, Grids]:
-        """[B, C, H, W] → tokens [B, T, D]; a sequence of [C, H, W] → packed tokens [1, Σ T, D]; row by row."""
-        if isinstance(images, Tensor):
-            height, width = images.shape[-2:]
-            if not self.dynamic and (height, width) != self.img_size:
-                raise ValueError(
-                    f"images of {height} × {width} pixels: the model was built for {self.img_size[0]} × {self.img_size[1]}; build it with"
-                    " img_size=… for another size, or with dynamic_img_size=True for any"
-                )
-            return self.proj(images).flatten(2).transpose(1, 2), Grids((self.grid_of(height, width),))
-        raise NotImplementedError("lists of images")
+        """[B, C, H, W] → tokens [B, T, D]; a sequence of [C, H, W] → packed tokens [1, Σ T, D]; row by row.
+
+        Raises ValueError for another number of axes or channels, for an empty sequence, for sizes the model was not built for, and for
+        an image smaller than a patch.
+        """
+        if not isinstance(images, Tensor):
+            return self._packed(images)
+        self._check("images", images, 4)
+        height, width = images.shape[-2:]
+        if not self.dynamic and (height, width) != self.img_size:
+            raise ValueError(
+                f"images of {height} × {width} pixels: the model was built for {self.img_size[0]} × {self.img_size[1]}; build it with"
+                " img_size=… for another size, or with dynamic_img_size=True for any"
+            )
+        grid = self.grid_of(height, width)
+        return self.proj(images).flatten(2).transpose(1, 2), Grids((grid,))
+
+    def _packed(self, images: Sequence[Tensor]) -> tuple[Tensor, Grids]:
+        """Images one after the other; where patches do not overlap, one product for all of them."""
+        if not self.dynamic:
+            raise ValueError("a list of images: the model was built for images of one size; build it with dynamic_img_size=True")
+        if not len(images):
+            raise ValueError("images: expected at least one, got an empty list")
+        for i, image in enumerate(images):
+            self._check(f"images[{i}]", image, 3)
+        sizes = tuple(self.grid_of(*image.shape[1:]) for image in images)
+        if self.stride != self.patch_size:
+            rows = [self.proj(image.unsqueeze(0)).flatten(2).transpose(1, 2) for image in images]
+            return torch.cat(rows, 1), Grids(sizes, packed=True)
+        patches = torch.cat([self._patches(image, size) for image, size in zip(images, sizes, strict=True)])
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias).unsqueeze(0), Grids(sizes, packed=True)
+
+    def _patches(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """[C, H, W] → [T, C · patch rows · patch columns]."""
+        (rows, columns), (height, width) = size, self.patch_size
+        whole = image[:, : rows * height, : columns * width].unflatten(2, (columns, width)).unflatten(1, (rows, height))
+        return whole.permute(1, 3, 0, 2, 4).reshape(rows * columns, -1)
+
+    def _check(self, name: str, images: Tensor, axes: int) -> None:
+        channels = self.proj.in_channels
+        if images.dim() != axes or images.shape[-3] != channels:
+            batch = "" if axes == 3 else "B, "
+            raise ValueError(f"{name}: expected [{batch}{channels}, H, W], got {list(images.shape)}")
 
 
 class GridPositions(nn.Module):
@@ -82,7 +119,8 @@ class GridPositions(nn.Module):
 
     def forward(self, grids: Grids) -> Tensor:
         """[1, T, D], the positions of all tokens, image after image."""
-        return torch.cat([self.resampled(size).flatten(1, 2) for size in grids.sizes], 1)
+        of_size = {size: self.resampled(size).flatten(1, 2) for size in dict.fromkeys(grids.sizes)}
+        return torch.cat([of_size[size] for size in grids.sizes], 1)
 
     def resampled(self, size: tuple[int, int]) -> Tensor:
         """[1, rows, columns, D]."""
