@@ -52,7 +52,7 @@ class GridScan:
             return mixer(tokens.reshape(-1, length, width), None, None)
         if length % size == 0:  # groups that are all alike need no packing
             return mixer(tokens.reshape(-1, size, width), None, None)
-        number = len(tokens) * len(self.step)
+        number = tokens.shape[0] * len(self.step)  # len() would fix the size of a batch in a traced graph
         starts = torch.arange(0, length, size, device=tokens.device) + torch.arange(number, device=tokens.device).unsqueeze(1) * length
         bounds = torch.cat([starts.flatten(), starts.new_full((1,), number * length)])
         return mixer(tokens.reshape(1, -1, width), bounds, size)

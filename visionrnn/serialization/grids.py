@@ -40,7 +40,7 @@ class Grids:
 
     def orders(self, step: Step, device: torch.device, window: tuple[int, int] | None = None, shift: bool = False) -> Order | None:
         """(order, place), each [P, T], of all P paths of a step; None where one path keeps the tokens as they are."""
-        if window is None and step == (Path("raster"),):
+        if step == (Path("raster"),) and all(_is_one_window(size, window, shift) for size in self.sizes):
             return None
         # a traced graph makes its orders itself: tensors remembered from outside would become its constants
         make = _orders if torch.compiler.is_compiling() else _kept_orders
@@ -58,6 +58,10 @@ class Grids:
         return make(self.sizes, paths, group_size, device)
 
 
+def _is_one_window(size: tuple[int, int], window: tuple[int, int] | None, shift: bool) -> bool:
+    return window is None or all(extent + (part // 2 if shift else 0) <= part for extent, part in zip(size, window, strict=True))
+
+
 def _orders(sizes: tuple[tuple[int, int], ...], step: Step, window: tuple[int, int] | None, shift: bool, device: torch.device) -> Order:
     rows = []
     for path in step:
@@ -68,7 +72,7 @@ def _orders(sizes: tuple[tuple[int, int], ...], step: Step, window: tuple[int, i
             start += height * width
         rows.append(torch.cat(orders))
     order = torch.stack(rows)
-    return order, order.argsort()
+    return order, torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
 
 
 def _boundaries(sizes: tuple[tuple[int, int], ...], paths: int, group_size: int | None, device: torch.device) -> tuple[Tensor, int]:

@@ -69,14 +69,16 @@ def parse_traversal(traversal: str | Sequence[str | Sequence[str]]) -> tuple[Ste
 
 
 def path_keys(name: str, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sort keys [H, W], int64, unique: the path visits patches in their ascending order."""
+    """Sort keys [H, W], int64, unique: the path visits patches in their ascending order. Raises ValueError for an empty grid."""
+    if height < 1 or width < 1:
+        raise ValueError(f"grid of {height} × {width} patches: expected at least one row and one column")
     rows = torch.arange(height, device=device).unsqueeze(1).expand(height, width)
     columns = torch.arange(width, device=device).expand(height, width)
     return PATHS.get(name)(rows, columns, height, width)
 
 
 def path_order(path: Path | str, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """[H · W] int64: the row-major number of the patch that is visited first, second, …"""
+    """[H · W] int64: the row-major number of the patch that is visited first, second, … Raises ValueError for an empty grid."""
     path = parse_path(path)
     return path_keys(path.name, height, width, device).flatten().argsort(descending=path.reverse)
 
@@ -86,9 +88,12 @@ def windowed_order(
 ) -> Tensor:
     """As :func:`path_order` inside windows of (rows, columns), which are themselves visited row by row; ``reverse`` turns all of it.
 
-    ``shift`` moves the windows by half of their size. Windows at the border are cut off.
+    ``shift`` moves the windows up and to the left by half of their size. Windows at the border are cut off. Raises ValueError for an
+    empty grid or window.
     """
     path = parse_path(path)
+    if height < 1 or width < 1 or min(window) < 1:
+        raise ValueError(f"windows of {window} in a grid of {height} × {width} patches: expected at least one row and one column of each")
     (window_rows, window_columns), moved = window, (window[0] // 2, window[1] // 2) if shift else (0, 0)
     inside = path_keys(path.name, window_rows, window_columns, device).flatten()
     rank = torch.empty_like(inside).scatter_(0, inside.argsort(), torch.arange(len(inside), device=device)).view(window)
