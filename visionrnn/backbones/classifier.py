@@ -116,6 +116,12 @@ class Classifier(nn.Module):
         """Blocks are computed again in the backward pass, instead of keeping what is inside them."""
         self.grad_checkpointing = enable
 
+    def note_input_size(self, size: tuple[int, int]) -> None:
+        """What timm noted when it built the model, for saving it beside the weights, is brought up to date."""
+        noted = getattr(self, "_traits", None)
+        if noted is not None:
+            self._traits = {**noted, "img_size": size}
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay should leave alone: those marked by their modules."""
         return {name for name, parameter in self.named_parameters() if getattr(parameter, "_no_weight_decay", False)}

@@ -112,6 +112,7 @@ class PatchSequence(Classifier):
             return
         self.patch_embed.grid_size = self.patch_embed.grid_of(*pair(img_size))
         self.patch_embed.img_size = pair(img_size)
+        self.note_input_size(pair(img_size))
         if self.pos_embed is not None:
             embed = resample_positions(self.pos_embed.embed.detach(), self._position_grid())
             self.pos_embed.embed = nn.Parameter(embed.contiguous(), requires_grad=self.pos_embed.embed.requires_grad)

@@ -202,6 +202,7 @@ class PyramidRNN(Classifier):
         if img_size is not None:
             self.patch_embed.img_size = pair(img_size)
             self.patch_embed.grid_size = self.patch_embed.grid_of(*pair(img_size))
+            self.note_input_size(pair(img_size))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         super().set_grad_checkpointing(enable)
