@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from visionrnn.backbones.classifier import Classifier
+from visionrnn.backbones.pyramid import PyramidRNN
+from visionrnn.backbones.pyramid import sized as sized_pyramid
 from visionrnn.backbones.sequencer import Sequencer2D
 from visionrnn.backbones.vil import V1, V2, ViL
 from visionrnn.backbones.vision_rnn import SIZES, VisionRNN, sized
@@ -60,11 +62,8 @@ def checkpoint_filter_fn(state: Mapping[str, Any], model: nn.Module) -> dict[str
 
 
 def _our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    weights = {name: value for name, value in state.items() if not name.endswith("causal_mask")}  # older training code kept its mask
     family = FAMILIES.get(type(model))
-    if family is None or weights.keys() <= model.state_dict().keys():
-        return weights
-    return from_official(weights, family)
+    return dict(state) if family is None or state.keys() <= model.state_dict().keys() else from_official(state, family)
 
 
 def _published_names(model: nn.Module, state: dict[str, Tensor], prefix: str, *_others: Any) -> None:
@@ -103,7 +102,10 @@ def _create(model_class: type[Classifier], variant: str, pretrained: bool, kwarg
         feature_cfg=dict(out_indices=kwargs.pop("out_indices", FEATURES[model_class]), feature_cls="getter"),
         **kwargs,
     )
-    for part in (model, model.model) if only_features else (model,):
+    classifier = model.model if only_features else model
+    channels = classifier.get_submodule(classifier.pretrained_cfg["first_conv"]).in_channels
+    for part in {classifier, model}:
+        part.in_chans = channels  # timm saves it beside the weights
         if FILE in (part.pretrained_cfg.get("state_dict") or {}):
             del part.pretrained_cfg["state_dict"]
     if model_class in FAMILIES and not only_features:
@@ -163,7 +165,7 @@ OPERATORS = {"mamba": "mamba", "rwkv": "rwkv6", "retnet": "retnet", "xlstm": "ml
 """Operators by the names models have → by the names they are registered with; those below come in one size."""
 MORE_OPERATORS = {"gla": "gla", "deltanet": "deltanet", "mingru": "mingru", "lightnet": "lightnet"}
 
-FEATURES = {ViL: 3, Sequencer2D: (0, 1, 2), VisionRNN: 3}
+FEATURES = {ViL: 3, Sequencer2D: (0, 1, 2), VisionRNN: 3, PyramidRNN: (0, 1, 2, 3)}
 """Maps that ``features_only`` gives unless told otherwise: the last so many, or those listed."""
 
 ENTRIES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
@@ -174,6 +176,7 @@ ENTRIES: dict[str, tuple[type[Classifier], dict[str, Any]]] = {
     **{f"{cell}_sequencer2d_s": (Sequencer2D, {"layers": SEQUENCER["s"], "cell": cell}) for cell in ("gru", "rnn")},
     **{f"visionrnn_{name}_{size}_patch16_224": (VisionRNN, sized(OPERATORS[name], size)) for name in OPERATORS for size in SIZES},
     **{f"visionrnn_{name}_tiny_patch16_224": (VisionRNN, sized(MORE_OPERATORS[name], "tiny")) for name in MORE_OPERATORS},
+    **{f"pyramidrnn_{name}_tiny_224": (PyramidRNN, sized_pyramid(operator, "tiny")) for name, operator in OPERATORS.items()},
 }
 """Name → the model and its keyword arguments."""
 
@@ -202,6 +205,7 @@ default_cfgs = generate_default_cfgs(
         **{f"{cell}_sequencer2d_s": _sequencer_cfg() for cell in ("gru", "rnn")},
         **{f"visionrnn_{name}_{size}_patch16_224": _cfg() for name in OPERATORS for size in SIZES},
         **{f"visionrnn_{name}_tiny_patch16_224": _cfg() for name in MORE_OPERATORS},
+        **{f"pyramidrnn_{name}_tiny_224": _cfg(fixed_input_size=False) for name in OPERATORS},
     }
 )
 
