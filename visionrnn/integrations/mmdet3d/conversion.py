@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,12 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from visionrnn import __version__
-from visionrnn.checkpoints import as_official, check_fit, from_official, read_checkpoint
+from visionrnn.checkpoints import as_official, check_fit, read_checkpoint
 from visionrnn.cli.configs import list_configs
-from visionrnn.datasets.files import atomic_write
+from visionrnn.conversion import Conversion, checked_paths, has_names_of, to_our_names, unwrapped, write_weights
 from visionrnn.errors import CheckpointError, DataError
-from visionrnn.integrations.mmdet3d.inference import build_model, load_config, unwrapped
+from visionrnn.integrations.mmdet3d.inference import build_model, load_config
 from visionrnn.official import FAMILIES
-
-SUFFIXES = (".pth", ".pt", ".safetensors")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What was written: tensors and parameters (buffers not counted) of the model, names in the file that were left out."""
-
-    tensors: int
-    parameters: int
-    left_out: tuple[str, ...]
-    config: Config
 
 
 def convert(
@@ -41,18 +28,18 @@ def convert(
     to_official: bool = False,
     step: int = 0,
     overwrite: bool = False,
-) -> Conversion:
+) -> tuple[Conversion, Config]:
     """Reads ``source``, renames its weights, compares them with the model of ``config``, and writes ``target`` whole or not at all.
 
     Published weights become a checkpoint that ``visionrnn test`` and ``detect`` read; with ``to_official``, one of ours becomes a file
     that OpenPCDet reads, its ``global_step`` set to ``step``. The model is built without memory for its weights, and nothing that is
-    stored in ``source`` is executed. A target that ends in ``.safetensors`` holds the tensors only.
+    stored in ``source`` is executed. A target that ends in ``.safetensors`` holds the tensors only. Returns what was written and the
+    loaded config.
 
     Raises CheckpointError (unreadable, of another model, in the wrong direction) and DataError (config; target is the source, exists
     without ``overwrite``, has an unknown ending).
     """
-    source, target = Path(source).expanduser(), Path(target).expanduser()
-    _check_target(source, target, overwrite)
+    source, target = checked_paths(source, target, overwrite)
     loaded = load_config(config)
     state = unwrapped(read_checkpoint(source)["state_dict"])
     model = build_without_memory(loaded)
@@ -63,17 +50,15 @@ def convert(
         check_fit(model, state, source)
         written, rest, key = as_official(state, family, step), _official_file(step), "model_state"
     else:
-        if {name for name in model.state_dict() if not name.endswith("num_batches_tracked")} <= state.keys():
+        if has_names_of(model, state):
             raise CheckpointError(
                 f"{source}: nothing to convert, the file has the names of this config's model; --to official is the way back"
             )
-        written, rest, key = _ours(state, source, family), _our_meta(loaded, source), "state_dict"
+        written, rest, key = to_our_names(state, family, source), _our_meta(loaded, source), "state_dict"
         _check(model, written, source)
         left_out = tuple(name for name in state if name in FAMILIES[family].counters)
-    written = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in written.items()}
-    _write(target, written, rest, key)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Conversion(len(written), parameters, left_out, loaded)
+    written = write_weights(target, written, rest, key)
+    return Conversion(len(written), sum(parameter.numel() for parameter in model.parameters()), left_out), loaded
 
 
 def build_without_memory(config: Config) -> nn.Module:
@@ -105,24 +90,6 @@ def fitting_config(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if target.suffix not in SUFFIXES:
-        raise DataError(f"{target}: expected a file name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
-        raise DataError(f"{target}: is the file to convert; give another name for the result")
-    if target.is_dir():
-        raise DataError(f"{target}: is a folder; give the name of a file")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists already; give another name, or --force to replace it")
-
-
-def _ours(state: Mapping[str, Tensor], source: Path, family: str) -> dict[str, Tensor]:
-    try:
-        return from_official(state, family)
-    except ValueError as error:
-        raise CheckpointError(f"{source}: not the weights of a whole {family} model: {error}") from error
-
-
 def _check(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Raises CheckpointError when the weights are not this model's, with the config they belong to where one fits."""
     try:
@@ -146,13 +113,3 @@ def _our_meta(config: Config, source: Path) -> dict[str, Any]:
 def _official_file(step: int) -> dict[str, Any]:
     """What OpenPCDet stores beside the weights."""
     return {"epoch": -1, "it": step, "optimizer_state": None, "version": f"visionrnn+{__version__}"}
-
-
-def _write(target: Path, state: dict[str, Tensor], rest: dict[str, Any], key: str) -> None:
-    with atomic_write(target) as file:
-        if target.suffix == ".safetensors":
-            from safetensors.torch import save
-
-            file.write(save(state))
-        else:
-            torch.save({**rest, key: state}, file)

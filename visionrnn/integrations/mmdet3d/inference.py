@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from visionrnn.checkpoints import check_fit, read_checkpoint
 from visionrnn.cli.configs import find_config
+from visionrnn.conversion import unwrapped
 from visionrnn.datasets.kitti import wrap_angle
 from visionrnn.errors import CheckpointError, DataError
 from visionrnn.integrations import mmdet3d as ours
@@ -51,12 +52,6 @@ def build_model(config: Config) -> torch.nn.Module:
             return MODELS.build(copy.deepcopy(config.model))  # mmdet3d's detectors write into what they are given
     except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
         raise DataError(f"{_name(config)}: the model cannot be built: {type(error).__name__}: {error}") from error
-
-
-def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict without the prefix that a wrapper for several processes adds to all names."""
-    wrapped = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
 
 
 class PointPipeline:
