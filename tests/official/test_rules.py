@@ -57,6 +57,6 @@ def test_counters_are_left_out_and_written_back():
 
 
 def test_families():
-    assert list(FAMILIES) == ["lion"]
+    assert list(FAMILIES) == ["lion", "sequencer", "vil", "vil_package"]
     with pytest.raises(KeyError, match="unknown family 'tiger'; expected one of"):
         from_official({}, "tiger")
