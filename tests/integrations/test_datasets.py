@@ -22,7 +22,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 import visionrnn.integrations.mmdet3d  # noqa: F401  registers the data set and its transforms
-from visionrnn.integrations.mmdet3d.data_root import set_data_root
+from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmdet3d.datasets import KittiLidarDataset
 from visionrnn.integrations.mmdet3d.transforms import LoadPointsChecked, PasteObjects
 

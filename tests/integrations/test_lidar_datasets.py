@@ -19,7 +19,7 @@ import visionrnn.integrations.mmdet3d  # noqa: F401  registers the data set and 
 from visionrnn.datasets.kitti import count_points_in_boxes
 from visionrnn.datasets.pickles import load_infos, save_infos
 from visionrnn.errors import DataError
-from visionrnn.integrations.mmdet3d.data_root import set_data_root
+from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmdet3d.datasets import LidarDataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"

@@ -13,7 +13,7 @@ pytest.importorskip("mmdet3d", reason="mmdet3d is not installed")
 from lidar_files import write_lidar
 from mmengine.config import Config
 
-from visionrnn.integrations.mmdet3d.data_root import set_data_root
+from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmengine import SafeRunner
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lion"

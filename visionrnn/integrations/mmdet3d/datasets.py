@@ -6,9 +6,7 @@ augmentation is a function of (seed, epoch, sample): it depends neither on the n
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +18,12 @@ from mmdet3d.structures import LiDARInstance3DBoxes
 
 from visionrnn.datasets.pickles import load_infos
 from visionrnn.errors import DataError
+from visionrnn.integrations.mmengine.seeding import seeded
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 ORIGINS = {"bottom": (0.5, 0.5, 0.0), "gravity": (0.5, 0.5, 0.5)}
 MADE_BY = "mmdet3d's create_data, or a converter to its layout (the docstring of the data set's base config says what is expected)"
 CAMERA_KEYS = ("images", "cam_instances", "cam_sync_instances", "image_sweeps")
-
-
-@contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Inside the block Python's, NumPy's and torch's CPU generators start from a seed mixed from ``numbers`` (≥ 0); afterwards they go on
-    from where they were."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.random.default_generator.manual_seed(seed)  # the CPU's alone: workers must not touch a GPU
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 class LidarFrames(Det3DDataset):

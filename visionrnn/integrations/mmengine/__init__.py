@@ -11,7 +11,7 @@ import importlib.util
 from visionrnn.errors import MissingPackageError
 
 if importlib.util.find_spec("mmengine") is None:
-    raise MissingPackageError("mmengine is not installed; install it with: pip install 'visionrnn[mmdet3d]'")
+    raise MissingPackageError("mmengine is not installed; install it with: pip install 'visionrnn[train]'")
 
 from visionrnn.integrations.mmengine import fade_hook, pretrained  # the hook registers itself
 from visionrnn.integrations.mmengine.runner import SafeRunner

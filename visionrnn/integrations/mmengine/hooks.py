@@ -36,7 +36,7 @@ class FiniteLossHook(Hook):
         raise LossError(
             f"epoch {runner.epoch + 1}, iteration {runner.iter + 1}: {', '.join(f'{name} = {value}' for name, value in wrong.items())};"
             f" samples of the batch: {samples}. Training stopped; last good checkpoint: {last or 'none yet'}. Look at these samples (NaN"
-            " coordinates, boxes without size), or lower optim_wrapper.optimizer.lr"
+            " values, boxes without size), or lower optim_wrapper.optimizer.lr"
         )
 
 
@@ -49,7 +49,10 @@ def _is_number(value: Any) -> bool:
 
 
 def sample_names(data_batch: Any) -> Iterator[str]:
-    """Names of a batch's samples: the point file where the sample knows it, otherwise its index."""
+    """Names of a batch's samples: its ``names``, else the point file where the sample knows it, otherwise its index."""
+    if isinstance(data_batch, dict) and "names" in data_batch:
+        yield from map(str, data_batch["names"])
+        return
     samples = data_batch.get("data_samples", ()) if isinstance(data_batch, dict) else ()
     for sample in samples:
         meta = getattr(sample, "metainfo", {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from visionrnn.checkpoints import read_checkpoint
 from visionrnn.cli.configs import find_config
@@ -102,6 +103,11 @@ def test(
 
 
 def _use_amp(config: Config) -> None:
+    if config.optim_wrapper.get("type") == "BFloat16OptimWrapper":
+        return
+    if not torch.cuda.is_available() and config.model.get("type") == "ImageClassifier":
+        config.optim_wrapper.type = "BFloat16OptimWrapper"
+        return
     if not torch.cuda.is_available():
         raise DataError("--amp: mixed precision needs a GPU and torch sees none; leave the option out")
     if config.optim_wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
@@ -111,9 +117,16 @@ def _use_amp(config: Config) -> None:
 
 
 def check_data(config: Config, subsets: Sequence[str]) -> None:
-    """Raises DataError naming the first annotation file of the subsets ("train", "val", "test") that is missing, and how to make it."""
+    """Raises DataError naming the first file or folder of the subsets ("train", "val", "test") that is missing, and how to make it.
+
+    Files are a data set's ``ann_file``; a class of data set may check more: ``check_files(its config, number of the model's classes)``.
+    """
+    classes = config.get("model", {}).get("backbone", {}).get("num_classes")
     for subset in subsets:
         for dataset in _datasets(config.get(f"{subset}_dataloader", {}).get("dataset")):
+            check = getattr(DATASETS.get(dataset.get("type", "")), "check_files", None)
+            if check is not None:
+                check(dataset, classes)
             if not dataset.get("ann_file"):
                 continue
             root = Path(dataset.get("data_root") or "")

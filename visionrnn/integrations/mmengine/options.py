@@ -49,7 +49,7 @@ def apply_options(config: Config, options: Mapping[str, Any]) -> None:
     """
     for key, value in options.items():
         if key == "data_root":
-            from visionrnn.integrations.mmdet3d.data_root import set_data_root
+            from visionrnn.integrations.mmengine.data_root import set_data_root
 
             set_data_root(config, str(value))
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,23 @@ def seed_everything(*numbers: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Inside the block Python's, NumPy's and torch's CPU generators start from a seed mixed from ``numbers`` (≥ 0); afterwards they go on
+    from where they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.random.default_generator.manual_seed(seed)  # the CPU's alone: workers must not touch a GPU
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def set_epoch(dataset: Any, epoch: int, seed: int | None = None) -> None:
