@@ -22,9 +22,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 import visionrnn.integrations.mmdet3d  # noqa: F401  registers the data set and its transforms
-from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmdet3d.datasets import KittiLidarDataset
 from visionrnn.integrations.mmdet3d.transforms import LoadPointsChecked, PasteObjects
+from visionrnn.integrations.mmengine.data_root import set_data_root
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 

@@ -19,8 +19,8 @@ import visionrnn.integrations.mmdet3d  # noqa: F401  registers the data set and 
 from visionrnn.datasets.kitti import count_points_in_boxes
 from visionrnn.datasets.pickles import load_infos, save_infos
 from visionrnn.errors import DataError
-from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmdet3d.datasets import LidarDataset
+from visionrnn.integrations.mmengine.data_root import set_data_root
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 NAMES = {"waymo": "waymo-3d-3class", "nuscenes": "nuscenes-3d-10class", "once": "once-3d-5class", "argoverse2": "argoverse2-3d-26class"}

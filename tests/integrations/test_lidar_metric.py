@@ -18,8 +18,8 @@ from mmengine.registry import init_default_scope
 
 import visionrnn.integrations.mmdet3d  # noqa: F401  registers the metric
 from visionrnn.errors import DataError
-from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmdet3d.datasets import LidarDataset
+from visionrnn.integrations.mmengine.data_root import set_data_root
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 

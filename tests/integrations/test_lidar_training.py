@@ -13,8 +13,8 @@ pytest.importorskip("mmdet3d", reason="mmdet3d is not installed")
 from lidar_files import write_lidar
 from mmengine.config import Config
 
-from visionrnn.integrations.mmengine.data_root import set_data_root
 from visionrnn.integrations.mmengine import SafeRunner
+from visionrnn.integrations.mmengine.data_root import set_data_root
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lion"
 NAMES = {
