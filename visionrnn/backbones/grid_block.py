@@ -22,7 +22,8 @@ class GridBlock(nn.Module):
     """x ← x + drop(mixer(LN x)), the mixer along the paths of ``scan`` ;  x ← x + drop(mlp(LN x)).  Tokens [B, T, C] and grids → [B, T, C].
 
     ``operator``: name or config of any registered operator. ``place``: the block's place in the network, 0 for the first and 1 for the
-    last, which some operators' starting values depend on. Without ``mlp_ratio`` (0) the second part is absent.
+    last, which some operators' starting values depend on. With ``mlp_ratio`` 0 the second part is absent. Raises ValueError for a
+    negative one, and what :func:`with_operator` raises.
     """
 
     def __init__(
@@ -32,6 +33,8 @@ class GridBlock(nn.Module):
         self.scan, self.mixer = with_operator(operator, dim, scan, place)
         self.norm1, self.drop_path = nn.LayerNorm(dim, eps=EPS), DropPath(drop_path)
         hidden = int(mlp_ratio * dim)
+        if hidden < 0:
+            raise ValueError(f"mlp_ratio={mlp_ratio}: expected a positive number, or 0 for none")
         self.norm2 = nn.LayerNorm(dim, eps=EPS) if hidden else None
         self.mlp = Mlp(dim, hidden) if hidden else None
 
