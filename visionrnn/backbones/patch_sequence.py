@@ -99,6 +99,7 @@ class PatchSequence(Classifier):
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, "")
+            self.head_norm, self._normed_width = nn.Identity(), -1
         return taken
 
     def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:

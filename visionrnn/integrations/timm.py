@@ -102,7 +102,7 @@ def _create(model_class: type[Classifier], variant: str, pretrained: bool, kwarg
         feature_cfg=dict(out_indices=kwargs.pop("out_indices", FEATURES[model_class]), feature_cls="getter"),
         **kwargs,
     )
-    classifier = model.model if only_features else model
+    classifier: Any = next(part for part in model.modules() if isinstance(part, Classifier))
     channels = classifier.get_submodule(classifier.pretrained_cfg["first_conv"]).in_channels
     for part in {classifier, model}:
         part.in_chans = channels  # timm saves it beside the weights
