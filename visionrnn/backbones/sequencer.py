@@ -14,17 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from visionrnn.backbones.classifier import Classifier, Images, take_indices
 from visionrnn.layers.bidirectional_rnn2d import BidirectionalRNN2D
 from visionrnn.layers.drop_path import DropPath
-from visionrnn.layers.linear import Linear
+from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.mlp import Mlp
-from visionrnn.layers.patch_embed import GridPositions, Size, pair
+from visionrnn.layers.patch_embed import GridPositions, PatchEmbed, Size
 from visionrnn.registry import BACKBONES
+from visionrnn.serialization.grids import Grids
 
 FORMATS = ("NCHW", "NHWC")
 EPS = 1e-6  # of all norms
 
 
 class SequencerBlock(nn.Module):
-    """x + scans(norm(x)), then x + feed-forward(norm(x)); x [B, H, W, C]. ``scans``: options of :class:`BidirectionalRNN2D`."""
+    """x + scans(norm(x)), then x + feed-forward(norm(x)); x [B, H, W, C], or packed maps [1, T, C] with their ``grids``.
+
+    ``scans``: options of :class:`BidirectionalRNN2D`.
+    """
 
     def __init__(
         self, dim: int, hidden_size: int, mlp_ratio: float = 3.0, drop: float = 0.0, drop_path: float = 0.0, scans: dict | None = None
@@ -36,52 +40,102 @@ class SequencerBlock(nn.Module):
         self.mlp_channels = Mlp(dim, int(mlp_ratio * dim), drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._dropped(self.rnn_tokens(self.norm1(x)))
-        return x + self._dropped(self.mlp_channels(self.norm2(x)))
+    def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
+        x = x + self._dropped(self.rnn_tokens(self.norm1(x), grids), grids)
+        return x + self._dropped(self.mlp_channels(self.norm2(x)), grids)
 
-    def _dropped(self, branch: Tensor) -> Tensor:
+    def _dropped(self, branch: Tensor, grids: Grids | None) -> Tensor:
+        if grids is not None:
+            return self.drop_path(branch, grids.boundaries(branch.device)[0])
         return self.drop_path(branch.flatten(1, 2)).view_as(branch)
 
 
-class PatchConv(nn.Module):
-    """A convolution with a kernel as large as its stride, between maps [B, H, W, C]; what is left at the edges is not seen."""
+class Stem(PatchEmbed):
+    """Images [B, C, H, W] of any size → patches [B, h, w, D], normalised with ``norm``."""
+
+    def __init__(self, img_size: Size, patch_size: int, in_chans: int, dim: int, norm: bool):
+        super().__init__(img_size, patch_size, in_chans, dim, dynamic=True)
+        self.norm = nn.LayerNorm(dim, eps=EPS) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        # channels last in, channels last out: otherwise every later norm would copy
+        tokens, grids = super().forward(images.contiguous(memory_format=torch.channels_last))
+        return self.norm(tokens).unflatten(1, grids.sizes[0])
+
+    def pack(self, images: Sequence[Tensor]) -> tuple[Tensor, Grids]:
+        """Images [C, H, W] → packed patches [1, T, D]."""
+        tokens, grids = super().forward(images)
+        return self.norm(tokens), grids
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution whose kernel is as large as its stride; what is left at the edges is not seen. Single pixels: a linear map."""
+
+    def __init__(self, dim: int, out_dim: int, patch_size: int):
+        super().__init__(dim, out_dim, patch_size, patch_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.kernel_size != (1, 1):
+            return super().forward(input)
+        return self.map(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def map(self, patches: Tensor) -> Tensor:
+        """[..., C · patch rows · patch columns] → [..., D]."""
+        return linear(patches, self.weight.flatten(1), self.bias)
+
+
+class Downsample(nn.Module):
+    """A map [B, H, W, C] at a lower resolution and another width, [B, h, w, D]; or packed maps [1, T, C] with their ``grids``."""
 
     def __init__(self, dim: int, out_dim: int, patch_size: int):
         super().__init__()
-        self.down = nn.Conv2d(dim, out_dim, patch_size, patch_size)
+        self.down = PatchConv2d(dim, out_dim, patch_size)
+        self.patch_size = patch_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
+        if grids is None:
+            return self.down(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        parts = zip(x[0].split(grids.lengths), grids.sizes, self.after(grids).sizes, strict=True)
+        return self.down.map(torch.cat([self._patches(part.view(*size, -1), small) for part, size, small in parts])).unsqueeze(0)
 
+    def after(self, grids: Grids) -> Grids:
+        """The grids of what ``forward`` returns. Raises ValueError where a map is smaller than a patch."""
+        patch = self.patch_size
+        if any(min(size) < patch for size in grids.sizes):
+            raise ValueError(
+                f"images: one has a map of {min(grids.sizes, key=min)} features, which patches of {patch} × {patch} do not fit"
+            )
+        return Grids(tuple((height // patch, width // patch) for height, width in grids.sizes), grids.packed)
 
-class Stem(nn.Module):
-    """Images [B, C, H, W] → patches [B, h, w, D]."""
-
-    def __init__(self, in_chans: int, dim: int, patch_size: int, norm: bool):
-        super().__init__()
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size)
-        self.norm = nn.LayerNorm(dim, eps=EPS) if norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+    def _patches(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """[H, W, C] → [h · w, C · patch rows · patch columns]."""
+        (height, width), patch = size, self.patch_size
+        whole = x[: height * patch, : width * patch].view(height, patch, width, patch, -1)
+        return whole.permute(0, 2, 4, 1, 3).reshape(height * width, -1)
 
 
 class Stage(nn.Module):
     """A change of resolution and width, unless it is the first stage, and blocks."""
 
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
+    def __init__(self, downsample: Downsample | nn.Identity, blocks: Sequence[nn.Module]):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+    def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
+        """A map, or packed maps with their ``grids`` → the same, with those of :meth:`after`."""
+        if grids is None:
+            x = self.downsample(x)
+        elif isinstance(self.downsample, Downsample):
+            x, grids = self.downsample(x, grids), self.after(grids)
         again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            x = checkpoint(block, x, grids, use_reentrant=False) if again else block(x, grids)
         return x
+
+    def after(self, grids: Grids) -> Grids:
+        return self.downsample.after(grids) if isinstance(self.downsample, Downsample) else grids
 
 
 @BACKBONES.register("sequencer2d")
@@ -125,15 +179,14 @@ class Sequencer2D(Classifier):
         if len({len(values) for values in of_stages.values()}) > 1:
             raise ValueError(f"a number for each stage: got {', '.join(f'{len(values)} {name}' for name, values in of_stages.items())}")
         self.in_chans, self.num_features, self.nlhb = in_chans, embed_dims[-1], nlhb
-        self.stem = Stem(in_chans, embed_dims[0], patch_sizes[0], stem_norm)
-        height, width = (size // patch_sizes[0] for size in pair(img_size))
-        self.pos_embed = GridPositions((height, width), embed_dims[0]) if position else None
+        self.stem = Stem(img_size, patch_sizes[0], in_chans, embed_dims[0], stem_norm)
+        self.pos_embed = GridPositions(self.stem.grid_size, embed_dims[0]) if position else None
         scans = dict(num_layers=num_rnn_layers, bidirectional=bidirectional, union=union, with_fc=with_fc, cell=cell)
         total = sum(layers)
         rates = iter([drop_path_rate * (i / max(total - 1, 1) if drop_path_ramp else 1) for i in range(total)])
         stages = []
         for i, (depth, dim, hidden, ratio) in enumerate(zip(layers, embed_dims, hidden_sizes, mlp_ratios, strict=True)):
-            downsample = PatchConv(embed_dims[i - 1], dim, patch_sizes[i]) if i else nn.Identity()
+            downsample = Downsample(embed_dims[i - 1], dim, patch_sizes[i]) if i else nn.Identity()
             stages.append(Stage(downsample, [SequencerBlock(dim, hidden, ratio, proj_drop_rate, next(rates), scans) for _ in range(depth)]))
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(embed_dims[-1], eps=EPS)
@@ -170,10 +223,22 @@ class Sequencer2D(Classifier):
 
     def forward_features(self, images: Images) -> Tensor | list[Tensor]:
         """[B, h, w, C] after the last norm; of a list of images a list of [h, w, C]."""
-        x = self.embed(images)  # type: ignore[arg-type]
+        if not isinstance(images, Tensor):
+            return self._of_list(images)
+        x = self.embed(images)
         for stage in self.stages:
             x = stage(x)
         return self.norm(x)
+
+    def _of_list(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Every step runs once, over the tokens of all images one after the other."""
+        x, grids = self.stem.pack(images)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(grids)
+        for stage in self.stages:
+            x, grids = stage(x, grids), stage.after(grids)  # type: ignore[operator]
+        features = self.norm(x)[0].split(grids.lengths)
+        return [of_one.unflatten(0, size) for of_one, size in zip(features, grids.sizes, strict=True)]
 
     def pool(self, features: Tensor) -> Tensor:
         return features.mean((1, 2))

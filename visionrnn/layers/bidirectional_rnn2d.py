@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from visionrnn.layers.linear import Linear
+from visionrnn.layers.recurrent import GRU, LSTM, RNN
+from visionrnn.serialization.grids import Grids, reorder
+from visionrnn.serialization.traversal2d import Path
 
-CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNIONS = {"cat": ("rnn_v", "rnn_h"), "add": ("rnn_v", "rnn_h"), "vertical": ("rnn_v",), "horizontal": ("rnn_h",), "flat": ("rnn",)}
 """How scans are joined → which there are: down the columns (rnn_v), along the rows (rnn_h), along all tokens row by row (rnn)."""
 
@@ -19,6 +24,9 @@ class BidirectionalRNN2D(nn.Module):
     ``bidirectional`` is False. ``union``: "cat" (columns' features, then rows'), "add", only one of the two ("vertical", "horizontal"),
     or "flat": one scan over all tokens, row by row. Without ``with_fc`` there is no map after it, and the joined features must have the
     input's width. Raises ValueError where they have not, and for unknown names.
+
+    Maps of different sizes: packed tokens [1, T, C] with their ``grids``; all columns of all maps are one pack of sequences, all rows
+    another.
     """
 
     def __init__(
@@ -47,15 +55,45 @@ class BidirectionalRNN2D(nn.Module):
             scan = CELLS[cell](input_size, hidden_size, num_layers, bias=bias, batch_first=True, bidirectional=bidirectional)
             self.add_module(name, scan)
 
-    def forward(self, x: Tensor) -> Tensor:
-        found = [self._scan(x, name) for name in UNIONS[self.union]]
-        joined = found[0] if len(found) == 1 else torch.cat(found, -1) if self.union == "cat" else found[0] + found[1]
+    def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
+        found = [self._scan(x, name) if grids is None else self._packed_scan(x, name, grids) for name in UNIONS[self.union]]
+        if self.union == "add":
+            found = [[down + along for down, along in zip(*found, strict=True)]]
+        joined = torch.cat([value for values in found for value in values], -1)  # the only copy: scans return views
         return joined if self.fc is None else self.fc(joined)
 
-    def _scan(self, x: Tensor, name: str) -> Tensor:
-        rnn, (batch, height, width, _) = self.get_submodule(name), x.shape
+    def _scan(self, x: Tensor, name: str) -> list[Tensor]:
+        """[B, H, W, D] for each direction."""
+        scan = self.get_submodule(name)
         if name == "rnn_v":
-            return rnn(x.transpose(1, 2).flatten(0, 1))[0].unflatten(0, (batch, width)).transpose(1, 2)
+            return [value.transpose(1, 2) for value in scan(x.transpose(1, 2))]
         if name == "rnn_h":
-            return rnn(x.flatten(0, 1))[0].unflatten(0, (batch, height))
-        return rnn(x.flatten(1, 2))[0].unflatten(1, (height, width))
+            return scan(x)
+        return [value.view(*x.shape[:3], -1) for value in scan(x.flatten(1, 2).unsqueeze(1))]
+
+    def _packed_scan(self, x: Tensor, name: str, grids: Grids) -> list[Tensor]:
+        """[1, T, D] for each direction."""
+        lines = _lines if torch.compiler.is_compiling() else _kept_lines
+        bounds = lines(grids.sizes, name, x.device)
+        order = grids.order(Path("column"), x.device) if name == "rnn_v" else None
+        if order is not None:
+            x = reorder(x, *order)
+        found = [value[0] for value in self.get_submodule(name)(x.unsqueeze(0), *bounds)]
+        return found if order is None else [reorder(value, *order[::-1]) for value in found]
+
+
+def _lines(sizes: tuple[tuple[int, int], ...], name: str, device: torch.device) -> tuple[Tensor, int]:
+    """(cu_seqlens, max_seqlen) of all columns, rows or maps, one map after the other."""
+    if name == "rnn_v":
+        lengths = [height for height, width in sizes for _ in range(width)]
+    elif name == "rnn_h":
+        lengths = [width for height, width in sizes for _ in range(height)]
+    else:
+        lengths = [height * width for height, width in sizes]
+    return torch.tensor([0, *lengths]).cumsum(0).to(device), max(lengths)
+
+
+@lru_cache(maxsize=256)
+def _kept_lines(*arguments) -> tuple[Tensor, int]:
+    with torch.inference_mode(False):  # they may serve training later
+        return _lines(*arguments)
