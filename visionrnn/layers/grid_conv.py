@@ -37,7 +37,7 @@ class GridConv(nn.Conv2d):
             out = self._convolved(ground.index_select(1, source), size, weight).index_select(1, place)
         else:
             out = self._convolved(tokens.reshape(-1, sizes[0][0] * sizes[0][1], tokens.shape[2]), sizes[0], weight).view(tokens.shape)
-        return F.silu(out) if self.activation else out
+        return F.silu(out, inplace=not out.requires_grad) if self.activation else out
 
     def _convolved(self, tokens: Tensor, size: tuple[int, int], weight: Tensor) -> Tensor:
         """[N, rows · columns, C] → the same; what lies in memory is the layout that convolutions call channels last."""

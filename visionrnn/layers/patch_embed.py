@@ -20,7 +20,7 @@ def pair(size: Size) -> tuple[int, int]:
 
 
 class PatchEmbed(nn.Module):
-    """Images → tokens by a convolution whose kernel is a patch; ``stride`` below the patch size lets patches overlap.
+    """Images → tokens: a linear map of every patch, stored as a convolution; ``stride`` below the patch size lets patches overlap.
 
     ``img_size`` is what the model is built for. Images of another size raise ValueError unless ``dynamic``; a list of images [C, H, W] of
     different sizes needs ``dynamic`` too.
@@ -75,8 +75,8 @@ class PatchEmbed(nn.Module):
                 f"images of {height} × {width} pixels: the model was built for {self.img_size[0]} × {self.img_size[1]}; build it with"
                 " img_size=… for another size, or with dynamic_img_size=True for any"
             )
-        grid = self.grid_of(height, width)
-        return self.proj(images).flatten(2).transpose(1, 2), Grids((grid,))
+        size = self.grid_of(height, width)
+        return self._projected(images, size), Grids((size,))
 
     def _packed(self, images: Sequence[Tensor]) -> tuple[Tensor, Grids]:
         """Images one after the other; where patches do not overlap, one product for all of them."""
@@ -88,16 +88,25 @@ class PatchEmbed(nn.Module):
             self._check(f"images[{i}]", image, 3)
         sizes = tuple(self.grid_of(*image.shape[1:]) for image in images)
         if self.stride != self.patch_size:
-            rows = [self.proj(image.unsqueeze(0)).flatten(2).transpose(1, 2) for image in images]
-            return torch.cat(rows, 1), Grids(sizes, packed=True)
-        patches = torch.cat([self._patches(image, size) for image, size in zip(images, sizes, strict=True)])
-        return linear(patches, self.proj.weight.flatten(1), self.proj.bias).unsqueeze(0), Grids(sizes, packed=True)
+            tokens = [self._projected(image.unsqueeze(0), size) for image, size in zip(images, sizes, strict=True)]
+            return torch.cat(tokens, 1), Grids(sizes, packed=True)
+        patches = torch.cat([self._patches(image.unsqueeze(0), size) for image, size in zip(images, sizes, strict=True)], 1)
+        return self._product(patches), Grids(sizes, packed=True)
 
-    def _patches(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """[C, H, W] → [T, C · patch rows · patch columns]."""
+    def _projected(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, C, H, W] → [B, T, D]. Patches that do not overlap are rows of a product, which takes less time than the convolution."""
+        if self.stride == self.patch_size:
+            return self._product(self._patches(images, size))
+        return self.proj(images).flatten(2).transpose(1, 2).contiguous()
+
+    def _product(self, patches: Tensor) -> Tensor:
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+    def _patches(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, C, H, W] → [B, T, C · patch rows · patch columns]."""
         (rows, columns), (height, width) = size, self.patch_size
-        whole = image[:, : rows * height, : columns * width].unflatten(2, (columns, width)).unflatten(1, (rows, height))
-        return whole.permute(1, 3, 0, 2, 4).reshape(rows * columns, -1)
+        whole = images[..., : rows * height, : columns * width].unflatten(3, (columns, width)).unflatten(2, (rows, height))
+        return whole.permute(0, 2, 4, 1, 3, 5).reshape(images.shape[0], rows * columns, -1)
 
     def _check(self, name: str, images: Tensor, axes: int) -> None:
         channels = self.proj.in_channels
