@@ -30,13 +30,13 @@ class GridConv(nn.Conv2d):
     def forward(self, tokens: Tensor, grids: Grids, rotated: bool = False) -> Tensor:  # type: ignore[override]
         """tokens: [B, T, C] → [B, T, C]. ``rotated``: the filters turned by 180°, as if the tokens were read from the last to the first."""
         weight = self.weight.flip(2, 3) if rotated else self.weight
-        sizes = grids.sizes
+        sizes, tokens = grids.sizes, tokens.contiguous()
         if any(size != sizes[0] for size in sizes):
             source, place, size = _canvas(sizes, self.kernel_size[0] // 2, tokens.device)
             ground = torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[2])], 1)  # its last row is what lies between the images
             out = self._convolved(ground.index_select(1, source), size, weight).index_select(1, place)
         else:
-            out = self._convolved(tokens.reshape(-1, sizes[0][0] * sizes[0][1], tokens.shape[2]), sizes[0], weight).view(tokens.shape)
+            out = self._convolved(tokens.view(-1, sizes[0][0] * sizes[0][1], tokens.shape[2]), sizes[0], weight).view(tokens.shape)
         return F.silu(out, inplace=not out.requires_grad) if self.activation else out
 
     def _convolved(self, tokens: Tensor, size: tuple[int, int], weight: Tensor) -> Tensor:
