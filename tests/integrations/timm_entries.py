@@ -30,11 +30,12 @@ ONE_EACH = (
 
 
 def small(name: str, **kwargs) -> nn.Module:
-    """The entry with few channels and blocks, its weights spread so that every part has a say."""
+    """The entry with few channels and blocks; weights that are not loaded are spread, so that every part has a say."""
     torch.manual_seed(0)
     model = timm.create_model(name, **{**SMALL[ENTRIES[name.partition(".")[0]][0]], "num_classes": 10, **kwargs})
+    loaded = kwargs.get("pretrained") or kwargs.get("checkpoint_path")
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in () if loaded else model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model
 
