@@ -1,4 +1,4 @@
-"""Every shipped config is read, and its model and data sets are what they should be."""
+"""Every shipped config says how it is run; models and data sets of the LiDAR detectors are what they should be."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import visionrnn.integrations.mmengine  # noqa: F401  registers the hooks
 FOLDER = Path(__file__).parents[2] / "configs"
 COMMANDS = ("visionrnn train", "tools/train.py")
 CONFIGS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py") if "_base_" not in path.parts)
+LIDAR = [name for name in CONFIGS if name.startswith(("baselines/", "lion/"))]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", LIDAR)
 def test_config_builds(name):
     config = Config.fromfile(FOLDER / name)
     with DefaultScope.overwrite_default_scope("mmdet3d"):

@@ -4,7 +4,7 @@ They come with scikit-learn: pip install scikit-learn
 """
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,
     drop_last=True,
     collate_fn=dict(type="default_collate"),

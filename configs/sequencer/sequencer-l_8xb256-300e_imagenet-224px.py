@@ -1,0 +1,19 @@
+"""Sequencer2D-L, trained from scratch for 300 epochs (Tatsunami and Taki 2022).
+
+torchrun --nproc_per_node 8 tools/train.py sequencer-l_8xb256-300e_imagenet-224px --launcher pytorch
+tools/test.py sequencer-l_8xb256-300e_imagenet-224px CHECKPOINT
+
+8 GPUs with 256 images each.
+The published command is of the small model; the drop-path rate here is our choice.
+Reported by the authors: 83.4 % top-1. Not trained by us.
+"""
+
+_base_ = [
+    "../_base_/datasets/imagenet-randaugment.py",
+    "../_base_/models/image_classifier.py",
+    "../_base_/schedules/image-cosine.py",
+    "../_base_/image_runtime.py",
+]
+
+model = dict(backbone=dict(name="lstm_sequencer2d_l", drop_path_rate=0.4), mixup=dict(label_smoothing=0.1))
+param_scheduler = [dict(type="WarmupCosineLR", warmup=20, start=1e-6, end_rate=1e-5, by_epoch=True, convert_to_iter_based=True)]

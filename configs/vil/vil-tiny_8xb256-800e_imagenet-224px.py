@@ -1,0 +1,19 @@
+"""Vision-LSTM, first version, tiny, trained from scratch at 224 pixels for 800 epochs (Alkin et al. 2024).
+
+torchrun --nproc_per_node 8 tools/train.py vil-tiny_8xb256-800e_imagenet-224px --launcher pytorch
+tools/test.py vil-tiny_8xb256-800e_imagenet-224px CHECKPOINT
+
+8 GPUs with 256 images each.
+Reported by the authors: 77.3 % top-1. Not trained by us.
+"""
+
+_base_ = [
+    "../_base_/datasets/imagenet-3augment.py",
+    "../_base_/models/image_classifier.py",
+    "../_base_/schedules/image-cosine.py",
+    "../_base_/image_runtime.py",
+]
+
+model = dict(backbone=dict(name="vil_tiny_patch16_224", drop_path_rate=0.0))
+optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
+train_cfg = dict(max_epochs=800)

@@ -1,0 +1,16 @@
+"""A small VisionRNN with xLSTM's mLSTM on scikit-learn's handwritten digits: 898 images train it, 899 test it.
+
+visionrnn train visionrnn-xlstm_1xb32_digits
+visionrnn test visionrnn-xlstm_1xb32_digits work_dirs/visionrnn-xlstm_1xb32_digits/epoch_50.pth
+
+Any CPU: under a minute with one thread. docs/image_training.md has the accuracy and what it is compared with.
+"""
+
+_base_ = [
+    "../_base_/datasets/digits.py",
+    "../_base_/models/digits.py",
+    "../_base_/schedules/image-digits.py",
+    "../_base_/image_runtime-digits.py",
+]
+
+model = dict(backbone=dict(name="visionrnn_xlstm_tiny_patch16_224", patch_size=8, dim=48, depth=4))
