@@ -32,10 +32,10 @@ model = dict(
             dict(dim=48, depth=1, window=8, group_size=256),
             dict(dim=64, depth=2, window=8, group_size=256),
         ],
-        out_indices=(0, 1, 2),
+        out_indices=(1, 2),
         out_norm=True,
     ),
-    neck=dict(type="FPN", in_channels=[32, 48, 64], out_channels=48, start_level=1, add_extra_convs="on_output", num_outs=3),
+    neck=dict(type="FPN", in_channels=[48, 64], out_channels=48, add_extra_convs="on_output", num_outs=3),
     bbox_head=dict(
         type="FCOSHead",
         num_classes=3,

@@ -43,6 +43,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 
     Returns the kept indices int64 [K], by falling score; of equal scores the earlier box comes first.
     """
+    if not offset and boxes.dtype in (torch.float32, torch.float64):
+        from torchvision.ops import nms as compiled
+
+        return compiled(boxes, scores.to(boxes.dtype), iou_threshold)
     order = scores.sort(descending=True, stable=True)[1]
     return order[_greedy_axis_aligned(boxes[order], iou_threshold, offset)]
 

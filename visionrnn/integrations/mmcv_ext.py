@@ -20,6 +20,7 @@ from visionrnn.integrations.mmcv_boxes import (
     points_in_boxes_cpu_forward,
     points_in_boxes_part_forward,
 )
+from visionrnn.integrations.mmcv_images import roi_align_backward, roi_align_forward, softnms
 from visionrnn.integrations.mmcv_losses import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from visionrnn.integrations.mmcv_voxels import (
     dynamic_point_to_voxel_backward,
@@ -44,8 +45,11 @@ __all__ = [
     "points_in_boxes_all_forward",
     "points_in_boxes_cpu_forward",
     "points_in_boxes_part_forward",
+    "roi_align_backward",
+    "roi_align_forward",
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_forward",
+    "softnms",
 ]
 
 

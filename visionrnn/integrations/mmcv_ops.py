@@ -1,8 +1,9 @@
-"""mmdet3d without compiled mmcv: puts a PyTorch module in the place of ``mmcv._ext`` when mmcv-lite is installed.
+"""mmdet and mmdet3d without compiled mmcv: puts a PyTorch module in the place of ``mmcv._ext`` when mmcv-lite is installed.
 
-``mmcv-lite`` is mmcv without its compiled operators, and every import of ``mmcv.ops`` (hence of mmdet3d) asks for them. ``install`` loads
-``visionrnn/integrations/mmcv_ext.py`` under the name ``mmcv._ext``: the operators that 3D detectors call are there, for CPU and GPU
-tensors, with the calling convention of mmcv 2.1; any other raises MissingPackageError when it is called. A compiled mmcv is left alone.
+``mmcv-lite`` is mmcv without its compiled operators, and every import of ``mmcv.ops`` (hence of mmdet and mmdet3d) asks for them.
+``install`` loads ``visionrnn/integrations/mmcv_ext.py`` under the name ``mmcv._ext``: the operators that 3D detectors and common image
+detectors call are there, for CPU and GPU tensors, with the calling convention of mmcv 2.1; any other raises MissingPackageError when it is
+called. A compiled mmcv is left alone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def install() -> bool:
     except ModuleNotFoundError as error:
         if error.name != "mmcv":
             raise
-        raise MissingPackageError("mmcv is not installed; mmdet3d needs it. Install it with: pip install 'visionrnn[mmdet3d]'") from None
+        raise MissingPackageError(
+            "mmcv is not installed; mmdet and mmdet3d need it. Install it with: pip install 'visionrnn[mmdet3d]'"
+        ) from None
     if importlib.util.find_spec(NAME) is not None:
         return False
     spec = importlib.util.spec_from_file_location(NAME, STAND_IN)
