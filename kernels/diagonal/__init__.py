@@ -43,7 +43,10 @@ def diagonal_scan(
     name = "complex_diagonal_scan" if is_complex else "diagonal_scan"
     call = Recurrence("diagonal", name, "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
     shape, whole = tuple(x.shape[2:]), tuple(x.shape)
-    log_decay = call.checked("log_decay", log_decay, shape if tuple(log_decay.shape) == shape else whole)
+    constant = (
+        log_decay.dim() == len(shape) and tuple(log_decay.shape) == shape
+    )  # the axes first: comparing sizes ties a traced batch to them
+    log_decay = call.checked("log_decay", log_decay, shape if constant else whole)
     call.timed("x", x, shape, blank=0)
     call.state("state", initial_state, shape, complex=is_complex)
     if is_complex:
