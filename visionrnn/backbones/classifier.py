@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from visionrnn.layers.heads import HeadNorm
 from visionrnn.layers.linear import Linear
 
 Images = Tensor | Sequence[Tensor]
@@ -123,8 +124,16 @@ class Classifier(nn.Module):
             self._traits = {**noted, "img_size": size}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay should leave alone: those marked by their modules."""
-        return {name for name, parameter in self.named_parameters() if getattr(parameter, "_no_weight_decay", False)}
+        """Names of parameters that weight decay should leave alone: those marked by their modules, biases and the norms of heads.
+
+        Optimizer set-ups know biases and norms by their single axis; here are those that have more.
+        """
+        of_norms = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, HeadNorm)}
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if getattr(parameter, "_no_weight_decay", False) or name.endswith("bias") or name in of_norms
+        }
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Patterns that group parameters by depth, for layer-wise learning rates."""

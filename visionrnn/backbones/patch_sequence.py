@@ -76,8 +76,10 @@ class PatchSequence(Classifier):
         """Features after the blocks ``indices`` (the last n, those listed, or all), as images [B, C, H, W] or tokens [B, T, C].
 
         ``norm``: they pass the last norm. Returns (features after the last norm, intermediates), or the intermediates alone. x must be
-        a tensor: images of one size.
+        a tensor: images of one size. Raises ValueError for anything else.
         """
+        if not isinstance(x, Tensor):
+            raise ValueError("x: expected a tensor [B, C, H, W]; of images of different sizes take forward_features")
         if output_fmt not in FORMATS:
             raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
         taken = take_indices(len(self.blocks), indices)

@@ -154,6 +154,8 @@ class ViL(PatchSequence):
         for name, value, known in (("norms", norms, NORMS), ("init", init, INITS)):
             if value not in known:
                 raise ValueError(f"{name}={value!r}; expected one of {known}")
+        if depth < 1:
+            raise ValueError(f"depth={depth}: expected at least one layer")
         embed = PatchEmbed(img_size, patch_size, in_chans, dim, stride, dynamic=dynamic_img_size)
         super().__init__(embed, num_classes, global_pool, drop_rate)
         self.norms, self.head_eps = norms, norm_eps[1]
