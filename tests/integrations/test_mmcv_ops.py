@@ -66,12 +66,12 @@ def test_module_is_found_and_install_repeats():
 
 
 def test_unknown_operator_raises_on_call_with_its_name():
-    from mmcv.ops import roi_align, three_nn
+    from mmcv.ops import roi_pool, three_nn
 
     with pytest.raises(MissingPackageError, match=r"three_nn_forward.*full mmcv"):
         three_nn(torch.rand(1, 8, 3), torch.rand(1, 8, 3))
-    with pytest.raises(MissingPackageError, match="roi_align_forward"):
-        roi_align(torch.rand(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 2, 2]]), 2)
+    with pytest.raises(MissingPackageError, match="roi_pool_forward"):
+        roi_pool(torch.rand(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 2, 2]]), 2)
     assert not hasattr(sys.modules["mmcv._ext"], "__path__")
 
 
