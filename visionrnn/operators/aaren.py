@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import prefix_softmax
 from visionrnn.layers.heads import at_least_float32, head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -24,7 +25,7 @@ class Aaren(Operator):
         super().__init__()
         self.num_heads, self.backend = num_heads, backend
         self.query = nn.Parameter(torch.randn(num_heads, head_width(dim, num_heads)))
-        self.k_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.k_proj, self.v_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(3))
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import delta_rule
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import State, without_weight_decay
 from visionrnn.operators.linear_attention import LinearAttention
 from visionrnn.operators.mamba import step_bias
@@ -22,7 +23,7 @@ class DeltaRule(LinearAttention):
     def __init__(self, dim: int, num_heads: int, value: int, *, negative_eigenvalues: bool = False, **options: Any):
         super().__init__(dim, num_heads, value=value, **options)
         self.negative_eigenvalues = negative_eigenvalues
-        self.beta_proj = nn.Linear(dim, self.steps * num_heads, bias=False)
+        self.beta_proj = Linear(dim, self.steps * num_heads, bias=False)
 
     def log_decay(self, x: Tensor) -> Tensor | None:
         """[B, T, H] or [B, T, H, K] at most 0, or None: nothing is forgotten."""
@@ -41,7 +42,7 @@ class HeadDecay(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.proj = nn.Linear(dim, num_heads, bias=False)
+        self.proj = Linear(dim, num_heads, bias=False)
         self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(0, 16).clamp(min=1e-4).log())
         self.bias = nn.Parameter(step_bias(num_heads))
         without_weight_decay(self.A_log, self.bias)

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionrnn.kernels import gated_linear_attention
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import State
 from visionrnn.operators.linear_attention import LinearAttention
 from visionrnn.registry import OPERATORS
@@ -27,7 +28,7 @@ class GateLoop(LinearAttention):
 
     def __init__(self, dim: int, num_heads: int = 4, backend: str = "auto"):
         super().__init__(dim, num_heads, center=True, backend=backend)
-        self.decay_proj = nn.Linear(dim, 2 * dim)
+        self.decay_proj = Linear(dim, 2 * dim)
         with torch.no_grad():
             magnitude, phase = self.decay_proj.bias.chunk(2)
             magnitude.uniform_(0.9, 0.999).logit_()

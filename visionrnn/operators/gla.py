@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import gated_linear_attention
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import State
 from visionrnn.operators.linear_attention import LinearAttention, shrink
 from visionrnn.registry import OPERATORS
@@ -36,7 +37,7 @@ class GLA(LinearAttention):
     ):
         super().__init__(dim, num_heads, int(expand_k * dim), int(expand_v * dim), backend=backend)
         self.gate_temperature = gate_temperature
-        self.decay_proj = nn.Sequential(nn.Linear(dim, gate_rank, bias=False), nn.Linear(gate_rank, self.key_width * num_heads))
+        self.decay_proj = nn.Sequential(Linear(dim, gate_rank, bias=False), Linear(gate_rank, self.key_width * num_heads))
         shrink(self)
 
     def recur(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: State, how: dict[str, Any]) -> tuple[Tensor, State]:

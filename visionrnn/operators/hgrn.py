@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionrnn.kernels import diagonal_scan
 from visionrnn.layers.heads import HeadNorm, at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -29,9 +30,9 @@ class HGRN(Operator):
     def __init__(self, dim: int, expand: int = 1, lower_bound: float = 0.0, backend: str = "auto"):
         super().__init__()
         self.backend, self.lower_bound = backend, check_lower_bound(lower_bound)
-        self.in_proj, self.forget_proj, self.gate_proj = (nn.Linear(dim, expand * dim, bias=False) for _ in range(3))
+        self.in_proj, self.forget_proj, self.gate_proj = (Linear(dim, expand * dim, bias=False) for _ in range(3))
         self.norm = HeadNorm(1, expand * dim)
-        self.out_proj = nn.Linear(expand * dim, dim, bias=False)
+        self.out_proj = Linear(expand * dim, dim, bias=False)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import without_weight_decay
 from visionrnn.operators.deltanet import DeltaRule
 from visionrnn.operators.mamba import step_bias
@@ -26,8 +27,8 @@ class KDA(DeltaRule):
 
     def __init__(self, dim: int, num_heads: int = 4, d_conv: int = 4, negative_eigenvalues: bool = False, backend: str = "auto"):
         super().__init__(dim, num_heads, dim, d_conv=d_conv, gate=False, negative_eigenvalues=negative_eigenvalues, backend=backend)
-        self.gate_proj = nn.Sequential(nn.Linear(dim, self.value_width, bias=False), nn.Linear(self.value_width, dim))
-        self.decay_proj = nn.Sequential(nn.Linear(dim, self.key_width, bias=False), nn.Linear(self.key_width, dim, bias=False))
+        self.gate_proj = nn.Sequential(Linear(dim, self.value_width, bias=False), Linear(self.value_width, dim))
+        self.decay_proj = nn.Sequential(Linear(dim, self.key_width, bias=False), Linear(self.key_width, dim, bias=False))
         self.A_log = nn.Parameter(torch.empty(num_heads, 1).uniform_(1, 16).log())
         self.decay_bias = nn.Parameter(step_bias(dim))
         without_weight_decay(self.A_log, self.decay_bias)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import lightnet
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import State
 from visionrnn.operators.linear_attention import LinearAttention
 from visionrnn.registry import OPERATORS
@@ -26,7 +27,7 @@ class LightNet(LinearAttention):
     def __init__(self, dim: int, num_heads: int = 4, gate_rank: int = 128, backend: str = "auto"):
         super().__init__(dim, num_heads, gate=False, backend=backend)
         rank = min(gate_rank, dim)
-        self.gate_proj = nn.Sequential(nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim, bias=False))
+        self.gate_proj = nn.Sequential(Linear(dim, rank, bias=False), Linear(rank, dim, bias=False))
 
     def recur(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: State, how: dict[str, Any]) -> tuple[Tensor, State]:
         start = (state["memory"], state["weight"]) if state else None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 
 
@@ -39,13 +40,13 @@ class LinearAttention(Operator):
         self.num_heads, self.steps, self.backend = num_heads, steps, backend
         self.key_width, self.value_width = head_width(key, num_heads, "key width"), head_width(value, num_heads, "value width")
         widths = {"q": key, "k": steps * key, "v": steps * value}
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, width, bias=False) for width in widths.values())
+        self.q_proj, self.k_proj, self.v_proj = (Linear(dim, width, bias=False) for width in widths.values())
         conv: dict[str, Any] = {"bias": False, "activation": "silu", "backend": backend}
         convs = {name: CausalConv(width, d_conv, **conv) for name, width in widths.items()} if d_conv else {}
         self.convs = nn.ModuleDict(convs)
-        self.gate_proj: nn.Module | None = nn.Linear(dim, value, bias=False) if gate else None
+        self.gate_proj: nn.Module | None = Linear(dim, value, bias=False) if gate else None
         self.norm = HeadNorm(num_heads, self.value_width, center)
-        self.out_proj = nn.Linear(value, dim, bias=False)
+        self.out_proj = Linear(value, dim, bias=False)
 
     def recur(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: State, how: dict[str, Any]) -> tuple[Tensor, State]:
         """x [B, T, C], q [B, T, H, K], k and v [B, T · steps, H, K or V] → o [B, T, H, V], state. ``how`` goes to the kernel."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import longhorn
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -37,13 +38,13 @@ class Longhorn(Operator):
         super().__init__()
         inner, rank = expand * dim, math.ceil(dim / 16) if beta_rank is None else beta_rank
         self.backend, self.sizes = backend, (rank, d_state, d_state)
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.in_proj = Linear(dim, 2 * inner, bias=False)
         self.conv1d = CausalConv(inner, d_conv, activation="silu", backend=backend)
-        self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
-        self.beta_proj = nn.Linear(rank, inner)
+        self.x_proj = Linear(inner, sum(self.sizes), bias=False)
+        self.beta_proj = Linear(rank, inner)
         self.D = nn.Parameter(torch.ones(inner))
         without_weight_decay(self.D)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import state_space_dual
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.operators.mamba import step_bias
 from visionrnn.registry import OPERATORS
@@ -45,7 +46,7 @@ class Mamba2(Operator):
             raise ValueError(f"num_groups={num_groups} does not divide num_heads={heads}")
         self.num_heads, self.backend = heads, backend
         self.widths = (inner, num_groups * d_state, num_groups * d_state)
-        self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=False)
+        self.in_proj = Linear(dim, inner + sum(self.widths) + heads, bias=False)
         self.conv1d = CausalConv(sum(self.widths), d_conv, activation="silu", backend=backend)
         self.num_groups = num_groups
         self.dt_bias = nn.Parameter(step_bias(heads))
@@ -53,7 +54,7 @@ class Mamba2(Operator):
         self.D = nn.Parameter(torch.ones(heads))
         without_weight_decay(self.dt_bias, self.A_log, self.D)
         self.norm = HeadNorm(1, inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionrnn.kernels import min_lstm
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -22,8 +23,8 @@ class MinLSTM(Operator):
     def __init__(self, dim: int, expand: int = 1, positive: bool = True, backend: str = "auto"):
         super().__init__()
         self.positive, self.backend = positive, backend
-        self.in_proj = nn.Linear(dim, 3 * expand * dim)
-        self.out_proj = nn.Linear(expand * dim, dim, bias=False)
+        self.in_proj = Linear(dim, 3 * expand * dim)
+        self.out_proj = Linear(expand * dim, dim, bias=False)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

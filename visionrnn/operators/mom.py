@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionrnn.kernels.packing import sequence_of
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -28,7 +29,7 @@ class MoM(Operator):
         if not 1 <= top_k <= num_memories:
             raise ValueError(f"top_k: expected 1 to num_memories={num_memories}, got {top_k}")
         self.num_memories, self.top_k, self.shared = num_memories, top_k, shared
-        self.router = nn.Linear(dim, num_memories, bias=False)
+        self.router = Linear(dim, num_memories, bias=False)
         self.mixer = OPERATORS.build(mixer, dim=dim)
         if not self.mixer.causal:
             raise ValueError(f"mixer: expected a causal operator, got {mixer!r}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import prefix_softmax
 from visionrnn.layers.causal_conv import step_before
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -34,7 +35,7 @@ class RWKV4(Operator):
         self.decay = nn.Parameter(-5 + 8 * (torch.arange(dim) / max(dim - 1, 1)) ** (0.7 + 1.3 * depth))  # log w
         self.bonus = nn.Parameter(math.log(0.3) + 0.5 * ((torch.arange(dim) + 1) % 3 - 1))
         without_weight_decay(self.decay, self.bonus)
-        self.r_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+        self.r_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(4))
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

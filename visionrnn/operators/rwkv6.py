@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import gated_linear_attention
 from visionrnn.layers.causal_conv import step_before
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -51,7 +52,7 @@ class RWKV6(Operator):
         self.decay_up = nn.Parameter(torch.empty(decay_rank, dim).uniform_(-1e-4, 1e-4))
         self.bonus = nn.Parameter((depth * (1 - line) + zigzag).unflatten(0, (num_heads, width)))
         without_weight_decay(self.decay, self.bonus)
-        self.k_proj, self.v_proj, self.r_proj, self.gate_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(5))
+        self.k_proj, self.v_proj, self.r_proj, self.gate_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(5))
         self.norm = HeadNorm(num_heads, width, center=True, bias=True, eps=64e-5)
 
     def mix(

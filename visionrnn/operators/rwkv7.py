@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import generalized_delta_rule
 from visionrnn.layers.causal_conv import step_before
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State
 from visionrnn.registry import OPERATORS
 
@@ -20,7 +21,7 @@ class LowRank(nn.Module):
 
     def __init__(self, dim: int, rank: int, start: Tensor | None, activation: nn.Module):
         super().__init__()
-        self.down, self.up = nn.Linear(dim, rank, bias=False), nn.Linear(rank, dim, bias=start is not None)
+        self.down, self.up = Linear(dim, rank, bias=False), Linear(rank, dim, bias=start is not None)
         self.activation = activation
         nn.init.zeros_(self.down.weight)
         nn.init.orthogonal_(self.up.weight, gain=0.1)
@@ -53,7 +54,7 @@ class RWKV7(Operator):
         place, line = torch.arange(dim) / dim, torch.arange(dim) / max(dim - 1, 1)
         powers = torch.tensor([0.2, 0.9, 0.7, 0.7, 0.9, 0.2]).unsqueeze(1)  # of r, w, k, v, a, g
         self.mixes = nn.Parameter(1 - place ** (powers * (1 - depth)))
-        self.r_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+        self.r_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(dim, dim, bias=False) for _ in range(4))
         for linear, size in ((self.r_proj, 0.5), (self.k_proj, 0.05), (self.v_proj, 0.5), (self.out_proj, 0.5)):
             nn.init.uniform_(linear.weight, -size * dim**-0.5, size * dim**-0.5)
         self.decay = LowRank(dim, rank, -5.5 + 6 * line ** (1 + depth**0.3), nn.Tanh())

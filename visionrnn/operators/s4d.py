@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import s4d
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -35,7 +36,7 @@ class S4D(Operator):
         self.C = nn.Parameter(torch.randn(2, dim, pairs) * 0.5**0.5)  # real and imaginary part
         self.D = nn.Parameter(torch.randn(dim))
         without_weight_decay(self.dt_log, self.A_real_log, self.A_imag)
-        self.out_proj = nn.Linear(dim, 2 * dim)
+        self.out_proj = Linear(dim, 2 * dim)
 
     def mix(
         self, x: Tensor, state: State | None = None, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionrnn.kernels import titans_linear
 from visionrnn.layers.heads import at_least_float32
+from visionrnn.layers.linear import Linear
 from visionrnn.operators.base import State
 from visionrnn.operators.linear_attention import LinearAttention
 from visionrnn.registry import OPERATORS
@@ -29,7 +30,7 @@ class Titans(LinearAttention):
 
     def __init__(self, dim: int, num_heads: int = 4, expand_v: int = 1, d_conv: int = 4, gate: bool = True, backend: str = "auto"):
         super().__init__(dim, num_heads, value=expand_v * dim, d_conv=d_conv, gate=gate, backend=backend)
-        self.rates_proj = nn.Linear(dim, 3 * num_heads)
+        self.rates_proj = Linear(dim, 3 * num_heads)
         with torch.no_grad():
             self.rates_proj.bias.copy_(torch.tensor([-2.0, 0.0, -4.0]).repeat_interleave(num_heads))
 
