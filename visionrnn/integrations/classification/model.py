@@ -71,6 +71,8 @@ class ImageClassifier(BaseModel):
         for part in self.augment:
             images = part(images)
         if self.mixup is not None:
+            if len(images) % 2:
+                raise DataError(f"{len(images)} images in a batch: model.mixup needs an even number; change train_dataloader.batch_size")
             images, labels = self.mixup(images, labels)
         return {"loss": self.criterion(self.backbone(images).float(), labels)}
 

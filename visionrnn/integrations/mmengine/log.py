@@ -1,4 +1,4 @@
-"""Fewer words on the console: of many metrics only the headline ones; all of them are in the run's scalars.json."""
+"""Fewer words on the console: of many metrics only the headline ones, one learning rate; all of them are in the run's scalars.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 @LOG_PROCESSORS.register_module()
 class ConciseLogProcessor(LogProcessor):
-    """mmengine's LogProcessor; the line after a validation or test shows the ``headline`` metrics."""
+    """mmengine's LogProcessor; lines of a validation or test show the ``headline`` metrics, those of training show no ``base_lr``."""
+
+    def get_log_after_iter(self, *args: Any, **kwargs: Any) -> tuple[dict, str]:
+        """All values, and the line for the log."""
+        tag, line = super().get_log_after_iter(*args, **kwargs)
+        return tag, re.sub(r"(?<!\S)base_lr: \S+\s+", "", line)
 
     def get_log_after_epoch(self, *args: Any, **kwargs: Any) -> tuple[dict, str]:
         """All values, and the line for the log."""

@@ -95,6 +95,8 @@ class SafeRunner(Runner):
         logger = super().build_logger(*args, **kwargs)
         self.logger = logger
         self._console_levels = {handler: handler.level for handler in logger.handlers if not isinstance(handler, logging.FileHandler)}
+        for handler in self._console_levels:
+            handler.addFilter(_is_news)
         self._console_level(logging.WARNING)
         return logger
 
@@ -302,6 +304,11 @@ class SafeRunner(Runner):
 
     def _left_out(self, place: str, value: Any) -> None:
         self.logger.debug(f"{place} ({type(value).__name__}) is no plain value; left out of the checkpoint")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what mmengine says again after every epoch: the name of the run."""
+    return not str(record.msg).startswith("Exp name: ")
 
 
 def _without_run_keys(text: str) -> list[str]:
