@@ -32,7 +32,8 @@ class GridConv(nn.Conv2d):
         weight = self.weight.flip(2, 3) if rotated else self.weight
         sizes, tokens = grids.sizes, tokens.contiguous()
         if any(size != sizes[0] for size in sizes):
-            source, place, size = _canvas(sizes, self.kernel_size[0] // 2, tokens.device)
+            make = _canvas if torch.compiler.is_compiling() else _kept_canvas  # a traced graph makes its own, as Grids' orders
+            source, place, size = make(sizes, self.kernel_size[0] // 2, tokens.device)
             ground = torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[2])], 1)  # its last row is what lies between the images
             out = self._convolved(ground.index_select(1, source), size, weight).index_select(1, place)
         else:
@@ -45,17 +46,20 @@ class GridConv(nn.Conv2d):
         return self._conv_forward(image, weight, self.bias).permute(0, 2, 3, 1).flatten(1, 2)
 
 
-@lru_cache(maxsize=64)
 def _canvas(sizes: tuple[tuple[int, int], ...], gap: int, device: torch.device) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Images below each other, ``gap`` empty rows between them: the token at every place of the canvas (their number where there is
     none), the place of every token, and the canvas' size."""
     width = max(columns for _, columns in sizes)
     places, top = [], 0
+    for rows, columns in sizes:
+        places.append(((torch.arange(rows) + top)[:, None] * width + torch.arange(columns)).flatten())
+        top += rows + gap
+    place, height = torch.cat(places), top - gap
+    source = torch.full((height * width,), len(place)).index_copy_(0, place, torch.arange(len(place)))
+    return source.to(device), place.to(device), (height, width)
+
+
+@lru_cache(maxsize=64)
+def _kept_canvas(*arguments) -> tuple[Tensor, Tensor, tuple[int, int]]:
     with torch.inference_mode(False):  # they may serve training later
-        for rows, columns in sizes:
-            places.append(((torch.arange(rows) + top)[:, None] * width + torch.arange(columns)).flatten())
-            top += rows + gap
-        place = torch.cat(places)
-        height = top - gap
-        source = torch.full((height * width,), len(place)).index_copy_(0, place, torch.arange(len(place)))
-        return source.to(device), place.to(device), (height, width)
+        return _canvas(*arguments)
