@@ -2,11 +2,13 @@
 
 python tools/benchmark.py kernels [--op NAME ...] [--backend NAME ...] [--peers]
 python tools/benchmark.py lion [--operator NAME ...] [--threads 2] [--profile]      the whole backbone against a plain PyTorch port
+python tools/benchmark.py models [--group NAME ...] [--models NAME ...] [--full]    image classifiers beside timm's
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from visionrnn.testing import SAMPLES, Sample, error
 
 REFERENCE_STEPS = 2048  # the reference in float64 is compared on this many steps at most
 WRONG = 1e-4
+OTHERS = ("lion", "models")  # have options of their own, in benchmark_lion.py and benchmark_models.py
 
 # Operations of the recurrence itself per batch entry, step and head, as (K, V) -> number; an exponential counts as 14.
 OPERATIONS: dict[str, Callable[[int, int], float]] = {
@@ -134,7 +137,7 @@ def row(
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels", "lion"], nargs="?", default="kernels")
+    parser.add_argument("what", choices=["kernels", *OTHERS], nargs="?", default="kernels")
     parser.add_argument("--op", nargs="+", metavar="NAME", help=f"forms or families (default: all) of {', '.join(SAMPLES)}")
     parser.add_argument("--backend", nargs="+", metavar="NAME", default=["native", "chunkwise"], help="default: native chunkwise")
     parser.add_argument("--peers", action="store_true", help="also other packages' functions that can be imported, and plain PyTorch")
@@ -143,8 +146,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="at most this long per form (default: %(default)s)")
     parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest", help="of PyTorch's float32 products")
     args = parser.parse_args()
-    if args.what == "lion":
-        parser.error("lion has options of its own and comes first: benchmark.py lion --help")
+    if args.what in OTHERS:
+        parser.error(f"{args.what} has options of its own and comes first: benchmark.py {args.what} --help")
     chosen = [s for s in SAMPLES.values() if not args.op or {s.name, s.family} & set(args.op)]
     known = set(SAMPLES) | {sample.family for sample in SAMPLES.values()}
     if unknown := set(args.op or ()) - known:
@@ -156,10 +159,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["lion"]:  # has options of its own
-        from benchmark_lion import main as lion
-
-        return lion(sys.argv[2:])
+    if sys.argv[1:] and sys.argv[1] in OTHERS:
+        return import_module(f"benchmark_{sys.argv[1]}").main(sys.argv[2:])
     args = parse()
     torch.set_float32_matmul_precision(args.precision)
     args.peak, args.bandwidth = multiply_add_peak(), copy_bandwidth()

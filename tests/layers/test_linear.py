@@ -68,3 +68,30 @@ def test_what_comes_out_may_be_changed_in_place(shape):
     torch.testing.assert_close(out, torch.nn.functional.linear(x, layer.weight, layer.bias) + 1)
     out.sum().backward()
     assert x.grad.any()
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(2500, 12, 40), (2500, 40, 12), (1024, 16, 16), (1, 5, 3), (197, 20, 300)])
+def test_gradient_of_the_weight_over_many_rows(rows, inputs, outputs):
+    torch.manual_seed(0)
+    x, weight, cotangent = torch.randn(rows, inputs), torch.randn(outputs, inputs, requires_grad=True), torch.randn(rows, outputs)
+    (found,) = torch.autograd.grad(linear(x, weight), weight, cotangent)
+    exact = cotangent.double().t() @ x.double()
+    plain = error(cotangent.t() @ x, exact)
+    assert error(found, exact) <= 5 * plain + 1e-7
+    assert torch.equal(found, torch.autograd.grad(linear(x, weight), weight, cotangent)[0])
+
+
+def test_few_numbers_of_rows_are_compiled_and_little_is_wasted(monkeypatch):
+    sizes, product = set(), torch.ops.mkldnn._linear_pointwise
+
+    def recorded(rows, *others):
+        sizes.add(len(rows))
+        return product(rows, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", recorded)
+    weight = torch.randn(2, 3)
+    for number in range(1000, 4100, 7):
+        before = set(sizes)
+        linear(torch.randn(number, 3), weight)
+        assert all(number <= size <= number * 17 / 16 for size in sizes - before)
+    assert len(sizes) < 40
