@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from visionrnn.layers.linear import Linear
-from visionrnn.layers.recurrent import GRU, LSTM, RNN
+from visionrnn.layers.recurrent import Recurrent
 from visionrnn.serialization.grids import Grids, reorder
 from visionrnn.serialization.traversal2d import Path
 
-CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 UNIONS = {"cat": ("rnn_v", "rnn_h"), "add": ("rnn_v", "rnn_h"), "vertical": ("rnn_v",), "horizontal": ("rnn_h",), "flat": ("rnn",)}
 """How scans are joined → which there are: down the columns (rnn_v), along the rows (rnn_h), along all tokens row by row (rnn)."""
 
@@ -20,7 +19,7 @@ UNIONS = {"cat": ("rnn_v", "rnn_h"), "add": ("rnn_v", "rnn_h"), "vertical": ("rn
 class BidirectionalRNN2D(nn.Module):
     """Scans of a map [B, H, W, C] along its columns and along its rows, joined and mapped back to C channels (Tatsunami & Taki 2022).
 
-    ``cell``: torch's "lstm", "gru" or "rnn" (tanh) of ``hidden_size`` units, in ``num_layers`` layers, both directions unless
+    ``cell``: "lstm", "gru" or "rnn" (tanh), torch's, of ``hidden_size`` units, in ``num_layers`` layers, both directions unless
     ``bidirectional`` is False. ``union``: "cat" (columns' features, then rows'), "add", only one of the two ("vertical", "horizontal"),
     or "flat": one scan over all tokens, row by row. Without ``with_fc`` there is no map after it, and the joined features must have the
     input's width. Raises ValueError where they have not, and for unknown names.
@@ -41,8 +40,6 @@ class BidirectionalRNN2D(nn.Module):
         cell: str = "lstm",
     ):
         super().__init__()
-        if cell not in CELLS:
-            raise ValueError(f"cell={cell!r}; expected one of {sorted(CELLS)}")
         if union not in UNIONS:
             raise ValueError(f"union={union!r}; expected one of {sorted(UNIONS)}")
         self.union = union
@@ -52,8 +49,7 @@ class BidirectionalRNN2D(nn.Module):
             raise ValueError(f"with_fc=False: the joined features have {width} channels and the input {input_size}; they must be as many")
         self.fc = Linear(width, input_size) if with_fc else None
         for name in UNIONS[union]:
-            scan = CELLS[cell](input_size, hidden_size, num_layers, bias=bias, batch_first=True, bidirectional=bidirectional)
-            self.add_module(name, scan)
+            self.add_module(name, Recurrent(input_size, hidden_size, num_layers, bias, bidirectional, cell))
 
     def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
         found = [self._scan(x, name) if grids is None else self._packed_scan(x, name, grids) for name in UNIONS[self.union]]
