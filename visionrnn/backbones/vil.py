@@ -34,7 +34,8 @@ V1: dict[str, Any] = dict(
 V2: dict[str, Any] = dict(
     global_pool="bilateral_concat", layer=dict(conv="grid", conv_kernel=3, bias=True), norm_bias=True, norm_eps=(1e-6, 1e-5)
 )
-"""Arguments of :class:`ViL` for the second version as published."""
+"""Arguments of :class:`ViL` for the second version as published: with ``norm_eps`` as the authors' package has it; they trained with the
+two the other way round."""
 
 
 class ViLLayer(MLSTM):
