@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.kernels import gated_linear_attention
+from visionrnn.kernels.activations import silu_gate, tanh
 from visionrnn.layers.causal_conv import step_before
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
-from visionrnn.layers.linear import Linear
+from visionrnn.layers.linear import Linear, linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
 from visionrnn.registry import OPERATORS
 
@@ -61,10 +61,13 @@ class RWKV6(Operator):
         state = state or {}
         before, last = step_before(x, state.get("x"), cu_seqlens)
         change = before - x
-        low = ((x + change * self.mix_x).to(self.mix_down.dtype) @ self.mix_down).tanh().unflatten(-1, (5, -1))
-        mixes = self.mixes + torch.einsum("btir,irc->btic", low, self.mix_up)  # [B, T, 5, C]
-        w, k, v, r, g = (x.unsqueeze(2) + change.unsqueeze(2) * mixes).to(self.mixes.dtype).unbind(2)
-        log_decay = -(self.decay + at_least_float32((w @ self.decay_down).tanh() @ self.decay_up)).exp()
+        value, change = x.to(self.mixes.dtype), change.to(self.mixes.dtype)
+        low = tanh(linear(torch.addcmul(value, change, self.mix_x), self.mix_down.t())).chunk(5, -1)
+        w, k, v, r, g = (
+            torch.addcmul(value, change, linear(part, up.t(), mix)) for part, up, mix in zip(low, self.mix_up, self.mixes, strict=True)
+        )
+        decay = at_least_float32(linear(tanh(linear(w, self.decay_down.t())), self.decay_up.t()))
+        log_decay = -(self.decay + decay).exp()
         q, k, v, log_decay = (
             value.unflatten(-1, (self.num_heads, -1)) for value in (self.r_proj(r), self.k_proj(k), self.v_proj(v), log_decay)
         )
@@ -72,5 +75,5 @@ class RWKV6(Operator):
             q, k, v, log_decay, state.get("memory"), bonus=self.bonus, scale=1.0,
             return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
         )  # fmt: skip
-        y = self.norm(o).flatten(2) * F.silu(self.gate_proj(g))
+        y = silu_gate(self.norm(o).flatten(2), self.gate_proj(g))
         return self.out_proj(y.to(self.out_proj.weight.dtype)), {"x": last, "memory": memory}
