@@ -29,7 +29,7 @@ wheel: install
 
 $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mmdet3d,viz,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,mmdet3d,viz,dev]'
 	$(BIN)/python -m pip check
 	rm -f $(VENV)/installed-*
 	touch $@

@@ -64,10 +64,9 @@ def plot(theirs: list[dict[str, Any]], ours: list[dict[str, Any]], path: Path) -
     for result in ours:
         shown.setdefault(result["model"], result)
     for number, (name, result) in enumerate(shown.items()):
-        losses, accuracies = result["curves"]["loss"], result["curves"]["accuracy"]
-        left.plot(range(1, len(losses) + 1), losses, color=f"C{number}", label=name)
-        errors = [max(100 - value, 0.05) for value in accuracies]
-        right.plot(range(1, len(errors) + 1), errors, color=f"C{number}", label=f"{name}, {accuracies[-1]:.2f} %")
+        left.plot(*zip(*result["curves"]["loss"], strict=True), color=f"C{number}", label=name)
+        epochs, accuracies = zip(*result["curves"]["accuracy"], strict=True)
+        right.plot(epochs, [100 - value for value in accuracies], color=f"C{number}", label=f"{name}, {accuracies[-1]:.2f} %")
     for result, style in zip(theirs, ("--", ":"), strict=False):
         right.axhline(100 - result["accuracy"], color="black", linestyle=style, label=f"{result['model']}, {result['accuracy']:.2f} %")
     left.set(xlabel="epoch", ylabel="training loss, warped images, smoothed labels", title="scikit-learn's digits: training loss")

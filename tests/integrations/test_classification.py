@@ -192,6 +192,27 @@ def test_imagenet_config_names_the_folder(tmp_path, monkeypatch, capsys):
     assert "data/imagenet/train: there is no such folder" in error and "docs/image_training.md" in error and "data_root=DIR" in error
 
 
+def test_mmdet3d_is_not_needed(tmp_path):
+    """A training with the packages of the extra ``train`` alone: mmcv, mmdet and mmdet3d cannot be imported."""
+    images(tmp_path / "data")
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('mmcv', 'mmdet', 'mmdet3d'))); from visionrnn.cli import main;"
+        f"sys.exit(main(['train', 'vil2-tiny_8xb128-20e_imagenet-224px', '--work-dir', {str(tmp_path / 'run')!r}, '--cfg-options',"
+        f"'data_root={tmp_path}/data', 'model.backbone.num_classes=3', '+model.backbone.depth=2', '+model.backbone.dim=16',"
+        "'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',"
+        "'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "epoch_1.pth").is_file()
+
+
 def test_samples_depend_on_seed_epoch_and_number_alone(tmp_path):
     transform = {"input_size": 32, "is_training": True, "auto_augment": "3a", "color_jitter": 0.3, "interpolation": "bicubic"}
     options = {"type": "ImageFolders", "data_root": str(images(tmp_path)), "split": "train", "transform": transform}

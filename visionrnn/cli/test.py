@@ -1,4 +1,4 @@
-"""Score a checkpoint on a config's test set; draw its detections.
+"""Score a checkpoint on a config's test set; draw a detector's detections.
 
 examples:
   visionrnn test CONFIG work_dirs/NAME/epoch_20.pth
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="config file, or the name of one that comes with visionrnn")
     parser.add_argument("checkpoint", help="checkpoint file (.pth)")
     parser.add_argument("--work-dir", help="folder for the log and metrics (default: the config's, else work_dirs/NAME)")
-    parser.add_argument("--show-dir", help="folder for one bird's-eye picture per frame")
+    parser.add_argument("--show-dir", help="folder for one bird's-eye picture per frame (detectors)")
     add_config_options(parser)
 
 

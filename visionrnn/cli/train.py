@@ -1,7 +1,8 @@
 """Train a detector from a config; resume an interrupted training.
 
 examples:
-  visionrnn train lion-mamba_1xb2_synthetic-3d-3class
+  visionrnn train vil2_1xb32_digits                    an image classifier, half a minute
+  visionrnn train lion-mamba_1xb2_synthetic-3d-3class  a LiDAR detector
   visionrnn train CONFIG --resume                      continue from the work dir's last checkpoint
   visionrnn train CONFIG --cfg-options data_root=DIR train_cfg.max_epochs=10
   torchrun --nproc_per_node 2 --no-python visionrnn train CONFIG --launcher pytorch
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", nargs="?", const="auto", metavar="CHECKPOINT", help="continue from CHECKPOINT, or from the work dir's last one"
     )
     add_config_options(parser)
-    parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
+    parser.add_argument("--amp", action="store_true", help="mixed precision (of detectors: GPU only)")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument("--seed", type=int, help="seed of everything random (default: the config's)")
 

@@ -97,6 +97,8 @@ def test(
         read_checkpoint(checkpoint)
     config.load_from, config.resume = str(checkpoint), False
     if show_dir is not None:
+        if config.model.get("type") == "ImageClassifier":
+            raise DataError("--show-dir: draws boxes, which an image classifier does not find; leave the option out")
         config.custom_hooks = [*config.get("custom_hooks", []), {"type": "PictureHook", "out_dir": str(show_dir)}]
     check_data(config, ("test",))
     return SafeRunner.from_cfg(config).test()
