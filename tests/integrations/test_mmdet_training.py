@@ -160,9 +160,9 @@ def test_commands_from_data_to_map(tmp_path, capsys):
     assert cli.main(["train", NAME, "--work-dir", str(work), "--cfg-options", f"data_root={data}"]) == 2
     assert f"visionrnn create-data shapes --out {data}" in capsys.readouterr().err
     assert cli.main(["create-data", "shapes", "--out", str(data), "--train", "24", "--val", "8"]) == 0
-    options = ["--cfg-options", f"data_root={data}", "train_cfg.max_epochs=2", "train_cfg.val_interval=2"]
-    assert cli.main(["train", NAME, "--work-dir", str(work), *options]) == 0
+    options = ["--work-dir", str(work), "--cfg-options", f"data_root={data}", "model.test_cfg.score_thr=0.001"]  # so little training
+    assert cli.main(["train", NAME, *options, "train_cfg.max_epochs=2", "train_cfg.val_interval=2"]) == 0
     assert (work / "epoch_2.pth").is_file()
     capsys.readouterr()
-    assert cli.main(["test", NAME, str(work / "epoch_2.pth"), "--work-dir", str(work), "--cfg-options", f"data_root={data}"]) == 0
+    assert cli.main(["test", NAME, str(work / "epoch_2.pth"), *options]) == 0
     assert "coco/bbox_mAP" in "".join(capsys.readouterr())

@@ -77,7 +77,7 @@ def test_windows_are_visited_one_after_the_other():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"window": (0, 2)}, "window 0 × 2"), ({"group_size": 500}, "group size 500"), ({"shift": True}, "need the windows' size")],
+    [({"window": (0, 2)}, "window 0 × 2"), ({"group_size": 0}, "group size 0"), ({"shift": True}, "need the windows' size")],
 )
 def test_wrong_sizes_are_refused(options, message):
     with pytest.raises(DataError, match=message):

@@ -32,10 +32,14 @@ class View:
 
     def check(self) -> None:
         """Raises DataError for sizes that are no sizes, and for a shift without windows."""
-        sizes = {"grid": (self.height, self.width), "window": self.window or (1, 1), "group size": (self.group_size or 1,)}
-        for name, values in sizes.items():
-            if min(values) < 1 or max(values) > 128:
-                raise DataError(f"{name} {' × '.join(map(str, values))}: expected numbers from 1 to 128")
+        group = 1 if self.group_size is None else self.group_size
+        for name, values, most in (
+            ("grid", (self.height, self.width), 128),
+            ("window", self.window or (1, 1), None),
+            ("group size", (group,), None),
+        ):
+            if min(values) < 1 or (most and max(values) > most):
+                raise DataError(f"{name} {' × '.join(map(str, values))}: expected numbers from 1" + (f" to {most}" if most else ""))
         if self.shift and self.window is None:
             raise DataError("shifted windows need the windows' size (rows and columns)")
 
