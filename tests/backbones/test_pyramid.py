@@ -187,6 +187,8 @@ def test_intermediates_stop_early_and_refuse_what_is_not_there():
         model.forward_intermediates(images(), [2])
     with pytest.raises(ValueError, match="NCHW"):
         model.forward_intermediates(images(), output_fmt="NLC")
+    with pytest.raises(ValueError, match="forward_features"):
+        model.forward_intermediates(image_list())
 
 
 def test_heads_and_channels():

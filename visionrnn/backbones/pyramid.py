@@ -168,8 +168,10 @@ class PyramidRNN(Classifier):
         """Maps after the stages ``indices`` (the last n, those listed, or all), [B, C, H, W] or [B, H, W, C].
 
         ``norm``: the last stage's map passes the last norm, which has its width. Returns (features after the last norm, intermediates), or
-        the intermediates alone. x must be a tensor: images of one size.
+        the intermediates alone. Raises ValueError for a list of images, whose maps cannot be one tensor.
         """
+        if not isinstance(x, Tensor):
+            raise ValueError("forward_intermediates takes a tensor, images of one size; call forward_features for a list of images")
         if output_fmt not in FORMATS:
             raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
         taken, last = take_indices(len(self.stages), indices), len(self.stages) - 1

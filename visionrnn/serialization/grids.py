@@ -82,7 +82,7 @@ def _boundaries(sizes: tuple[tuple[int, int], ...], paths: int, group_size: int 
     return torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True), max(lengths, default=0)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)  # a megabyte each for a path through 256 × 256 tokens
 def _kept_orders(*arguments) -> Order:
     with torch.inference_mode(False):  # they may serve training later
         return _orders(*arguments)
