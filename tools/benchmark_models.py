@@ -39,10 +39,12 @@ from visionrnn.layers import linear
 
 BASELINES = Path(__file__).resolve().parents[1] / "tests" / "baselines"
 QUADRATIC = "quadratic:"  # before a ViL's name: the same weights, the memory read by matrices of tokens × tokens, as the authors do
+CHECKPOINTED = "checkpointed:"  # before any name: blocks are computed again in the backward pass, which saves memory
 VIL_TINY, VIL_SMALL = "vil2_tiny_patch16_224", "vil2_small_patch16_224"
 GROUPS: dict[str, tuple[str, ...]] = {
     "vil_tiny": (VIL_TINY, QUADRATIC + VIL_TINY, "deit_tiny_patch16_224"),
     "vil_small": (VIL_SMALL, QUADRATIC + VIL_SMALL, "deit_small_patch16_224"),
+    "checkpointed": (CHECKPOINTED + VIL_TINY, "deit_tiny_patch16_224", CHECKPOINTED + "deit_tiny_patch16_224"),
     "sequencer": ("lstm_sequencer2d_s", "sequencer2d_s"),
     "operators": (*(f"visionrnn_{name}_tiny_patch16_224" for name in ("mamba", "rwkv", "retnet", "xlstm", "ttt")), "deit_tiny_patch16_224"),
 }
@@ -54,6 +56,10 @@ MIB = 2**20
 
 def build(name: str, size: int) -> nn.Module:
     """The model for images of size × size, at random weights away from their starting values; the same ones where two can share them."""
+    if name.startswith(CHECKPOINTED):
+        model = build(name.removeprefix(CHECKPOINTED), size)
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+        return model
     if name.startswith(QUADRATIC):
         if not BASELINES.is_dir():
             raise SystemExit(f"{BASELINES}: the quadratic form is part of the repository; run this tool in a checkout")
@@ -233,7 +239,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     for name in args.models or ():
-        if not timm.is_model(name.removeprefix(QUADRATIC)):
+        if not timm.is_model(name.removeprefix(CHECKPOINTED).removeprefix(QUADRATIC)):
             parser.error(f"unknown model {name!r}; expected one of timm.list_models(), which has visionrnn's too")
     args.given = args.batch is not None
     args.size, args.batch = args.size or list(SIZES), args.batch or list(BATCHES)

@@ -13,7 +13,7 @@ from visionrnn.errors import MissingPackageError
 MIB = 2**20
 COUNTED = (
     "FLOPs: matrix products, convolutions (sparse ones too), attention and the recurrences of native code, a multiply-add as 2; "
-    "not elementwise work, norms, sorting, gathering. ratio: scanned tokens / voxels"
+    "not elementwise work, norms, sorting, gathering"
 )
 
 
@@ -70,7 +70,7 @@ def notes(analysis: Analysis) -> list[str]:
         f"memory: weights {analysis.weights / MIB:.1f} MiB, tensors of a pass at most {analysis.tensor_peak / MIB:.1f} MiB at a time, "
         f"process over its start {process}",
         f"times: median of {analysis.repeats} passes without gradients, {analysis.about.get('threads')} threads",
-        COUNTED,
+        COUNTED + (". ratio: scanned tokens / voxels" if analysis.stages else ""),
     ]
     if analysis.not_counted:
         lines.append(f"not counted either: {', '.join(analysis.not_counted)}")

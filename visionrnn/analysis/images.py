@@ -1,0 +1,45 @@
+"""What an image classifier costs."""
+
+from __future__ import annotations
+
+import torch
+
+from visionrnn.analysis.measure import Analysis, analyze
+from visionrnn.errors import DataError, MissingPackageError
+
+
+def is_image_model(name: str) -> bool:
+    """Whether timm has a model of that name, tag included; False without timm."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        return False
+    return timm.is_model(name.partition(".")[0])
+
+
+def analyze_image_model(
+    name: str, size: int | None = None, batch: int = 1, checkpoint: str | None = None, device: str = "cpu", repeats: int = 5
+) -> Analysis:
+    """Cost of one of timm's models, those of this package among them, on ``batch`` random images of ``size`` × ``size`` pixels.
+
+    ``size``: the model's own by default. Raises DataError (a size the model cannot take, a device that is not there) and
+    MissingPackageError without timm.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("analysing an image classifier needs timm, which is not installed; run: pip install timm") from error
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise DataError(f"device {device!r} is unknown to torch or not here; expected 'cpu', or 'cuda' where torch sees a CUDA device")
+    config = timm.get_pretrained_cfg(name)
+    own = config.input_size[-1] if config is not None else 224
+    options = {} if size in (None, own) else {"img_size": size}
+    try:
+        model = timm.create_model(name, checkpoint_path=checkpoint or "", **options).eval().to(device)
+        images = torch.randn(batch, 3, size or own, size or own, generator=torch.Generator().manual_seed(0)).to(device)
+        analysis = analyze(model, lambda: model(images), repeats)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise DataError(f"{name} cannot be built for or run on images of {size or own} × {size or own} pixels: {error}") from error
+    weights = "random weights" if checkpoint is None else str(checkpoint)
+    analysis.about |= {"config": name, "images": [batch, 3, size or own, size or own], "checkpoint": weights}
+    return analysis
