@@ -12,6 +12,7 @@ from ..diagonal import diagonal_scan
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
 from .max_plus import running_maximum
+from .native_mlstm import mlstm as native_mlstm
 
 STATES = {"exp": ("C", "n", "m"), "sigmoid": ("C", "n")}
 
@@ -56,9 +57,17 @@ def mlstm(
         raise ValueError(f"q, v: expected [B, T, H, K] and [B, T, H, V], got {list(q.shape)} and {list(v.shape)}")
     kind, (*steps, key), value = q.dtype, q.shape, v.shape[-1]
     q, k, v = (call.checked(name, given, (*steps, size)) for name, given, size in (("q", q, key), ("k", k, key), ("v", v, value)))
-    gate = call.checked("input_gate", input_gate, tuple(steps))
-    log_forget = log_sigmoid(call.checked("forget_gate", forget_gate, tuple(steps)))
-    states = _states(call, initial_state, {"C": (steps[-1], key, value), "n": (steps[-1], key), "m": (steps[-1],)}, STATES[gating])
+    gate, forget = (call.checked(name, given, tuple(steps)) for name, given in (("input_gate", input_gate), ("forget_gate", forget_gate)))
+    if call.backend == "native":
+        given = None if initial_state is None else tuple(_states(call, initial_state, _shapes(steps[-1], key, value), STATES[gating]))
+        h, final = native_mlstm(
+            q.contiguous(), k.contiguous(), v.contiguous(), torch.cat([gate, forget], -1), given,
+            scale=key**-0.5 if scale is None else scale, eps=eps, exponential=gating == "exp", divide=normalize, final=return_final_state,
+            cu_seqlens=call.boundaries(), reverse=reverse,
+        )  # fmt: skip
+        return (h.to(kind), final) if return_final_state else h.to(kind)
+    log_forget = log_sigmoid(forget)
+    states = _states(call, initial_state, _shapes(steps[-1], key, value), STATES[gating])
     if gating == "exp":
         h, final = _exponential(q, k, v, gate, log_forget, states, eps, scale, options)
     else:
@@ -95,7 +104,9 @@ def _exponential(
     floor = torch.maximum(projected.abs(), (-m).exp())
     if torch.is_grad_enabled() and (gate.requires_grad or log_forget.requires_grad or states[2].requires_grad):
         drift, last_drift = _drift(before, gate, log_forget, states[2], options)
-        C, n = C * (-last_drift).exp()[..., None, None], n * (-last_drift).exp()[..., None]
+        bounds = options["cu_seqlens"]
+        rescaled = last_drift * (q.shape[1] > 0 if bounds is None else (bounds.diff() > 0)[:, None])  # empty sequences hand states on
+        C, n = C * (-rescaled).exp()[..., None, None], n * (-rescaled).exp()[..., None]
         return h / (floor + eps * drift.exp())[..., None], (C, n, last + last_drift)
     return h / (floor + eps)[..., None], (C, n, last)
 
@@ -109,6 +120,10 @@ def _drift(before: Tensor, gate: Tensor, log_decay: Tensor, first: Tensor, optio
     reset = torch.where(kept, 0.0, -1000.0).to(gate.dtype)  # as a log decay
     m, last = diagonal_scan(torch.where(kept, log_decay, gate), reset, first, return_final_state=True, **options)
     return m - m.detach(), last - last.detach()
+
+
+def _shapes(heads: int, key: int, value: int) -> dict[str, tuple[int, ...]]:
+    return {"C": (heads, key, value), "n": (heads, key), "m": (heads,)}
 
 
 def _states(call: Recurrence, given: tuple[Tensor, ...] | None, shapes: dict[str, tuple[int, ...]], names: tuple[str, ...]) -> list[Tensor]:

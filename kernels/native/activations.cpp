@@ -7,25 +7,8 @@ namespace {
 
 constexpr int64_t PART = 8192;  // numbers of a task
 
-// log(1 + y) for 0 <= y <= 1, to a relative error of 1e-7: 2 artanh(s), s = y / (2 + y) <= 1/3, by its series.
-INLINE vec log1p_of_fraction(vec y) {
-  const vec s = y / (y + 2.f), q = s * s;
-  vec p = fill(1.f / 15);
-  p = p * q + 1.f / 13;
-  p = p * q + 1.f / 11;
-  p = p * q + 1.f / 9;
-  p = p * q + 1.f / 7;
-  p = p * q + 1.f / 5;
-  p = p * q + 1.f / 3;
-  p = p * q + 1.f;
-  return 2.f * s * p;
-}
-
 struct Softplus {
-  INLINE vec operator()(vec x) const {
-    const vec value = vmax(x, vec{}) + log1p_of_fraction(exp(vmin(x, -x)));
-    return x == x ? value : x;
-  }
+  INLINE vec operator()(vec x) const { return softplus(x); }
 };
 
 struct Sigmoid {

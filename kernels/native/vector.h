@@ -93,6 +93,24 @@ INLINE vec exp(vec x) { return exp2(x * LOG2E); }
 INLINE vec sigmoid(vec x) { return 1.f / (1.f + exp(-x)); }
 INLINE vec tanh(vec x) { return 1.f - 2.f / (1.f + exp(x + x)); }
 
+// log(1 + y) for 0 <= y <= 1, to a relative error of 1e-7: 2 artanh(s), s = y / (2 + y) <= 1/3, by its series.
+INLINE vec log1p_of_fraction(vec y) {
+  const vec s = y / (y + 2.f), q = s * s;
+  vec p = fill(1.f / 15);
+  p = p * q + 1.f / 13;
+  p = p * q + 1.f / 11;
+  p = p * q + 1.f / 9;
+  p = p * q + 1.f / 7;
+  p = p * q + 1.f / 5;
+  p = p * q + 1.f / 3;
+  p = p * q + 1.f;
+  return 2.f * s * p;
+}
+INLINE vec softplus(vec x) {
+  const vec value = vmax(x, vec{}) + log1p_of_fraction(exp(vmin(x, -x)));
+  return x == x ? value : x;
+}
+
 inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Memory of one thread, aligned to a cache line, taken once per parallel region and cut into parts.

@@ -30,6 +30,20 @@ def _gated_linear(q: Shape, k: Shape, v: Shape, log_decay: Shape | None, bonus: 
     return heads * ((4 if log_decay is None else 5) * keys * values + (0 if bonus is None else 4 * keys + 2 * values))
 
 
+def _mlstm(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    # the normaliser is one more column of v
+    return 5 * q.numel() * (v[-1] + 1)
+
+
+def _mlstm_mix(
+    u: Shape, c: Shape, z: Shape, blocks: Shape, block_bias: Shape | None, gate_weight: Shape, gate_bias: Shape, gain: Shape,
+    shift: Shape | None, skip: Shape, down_weight: Shape, *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    # the memory; q, k and v, the gates and the output
+    key = 2 * u[-1] // gate_weight[0]
+    return 5 * u.numel() * (key + 1) + 2 * u[:-1].numel() * (blocks.numel() + gate_weight.numel() + down_weight.numel())
+
+
 def _delta_rule(q: Shape, k: Shape, v: Shape, beta: Shape, log_decay: Shape | None, *_: Any, **__: Any) -> int:
     return k[:-1].numel() * k[-1] * v[-1] * (6 if log_decay is None else 7)
 
@@ -70,6 +84,8 @@ def _max_plus_scan(x: Shape, *_: Any, **__: Any) -> int:
 FORMULAS: dict[str, Callable[..., int]] = {
     "selective_scan": _selective_scan,
     "gated_linear": _gated_linear,
+    "mlstm": _mlstm,
+    "mlstm_mix": _mlstm_mix,
     "delta_rule": _delta_rule,
     "generalized_delta_rule": _generalized_delta_rule,
     "ttt_linear": _ttt_linear,

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from visionrnn.kernels import mlstm
 from visionrnn.kernels.activations import silu_gate
+from visionrnn.kernels.dispatch import choose
+from visionrnn.kernels.packing import boundaries
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.norm import GroupedNorm
+from visionrnn.operators import mlstm_fused
 from visionrnn.operators.base import Operator, State
+from visionrnn.operators.mlstm_fused import kept_as
 from visionrnn.registry import OPERATORS
 from visionrnn.serialization.grids import reorder
 
@@ -88,8 +93,11 @@ class MLSTM(Operator):
             windows.append(window)
             return c
 
-        y, memory = self.scan(x, convolve, state, cu_seqlens, max_seqlen)
+        y, memory = self.scan(x, convolve, state, cu_seqlens, max_seqlen, final=True)
         return y, {"conv": windows[0], **memory}
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
+        return self.scan(x, lambda u: self.conv1d(u, None, cu_seqlens)[0], None, cu_seqlens, max_seqlen)[0]
 
     def scan(
         self,
@@ -100,30 +108,76 @@ class MLSTM(Operator):
         max_seqlen: int | None = None,
         order: tuple[Tensor, Tensor] | None = None,
         reverse: bool | None = None,
+        final: bool = False,
     ) -> tuple[Tensor, State]:
-        """The layer with any convolution: ``convolve`` maps u [B, T, D] to c, SiLU included. Returns y and the memory's states.
+        """The layer with any convolution: ``convolve`` maps u [B, T, D] to c, SiLU included. It runs again in the backward, and must give
+        the same. Returns y, and with ``final`` the memory's states, else no states.
 
         ``order`` (order, place), each [T]: the memory alone reads the tokens in that order; all else stays in the order of x.
         ``reverse``: the memory alone runs from the last step to the first; None is the layer's own direction.
         """
         weights, biases = self.up_proj.weight.chunk(2), (None, None) if self.up_proj.bias is None else self.up_proj.bias.chunk(2)
         u, z = (linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        c = convolve(u)
+        c, names, reverse = convolve(u), NAMES[self.gating], self.reverse if reverse is None else reverse
+        past = tuple(state[name] for name in names) if state else None
+        if self._fuses(u, c, z):
+            with kept_as(c, lambda: convolve(u.detach())):
+                y, memory = self._fused(u, c, z, past, cu_seqlens, order, reverse, final)
+        else:
+            h, memory = self._remember(x, u, c, past, order, reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
+            h = self.norm(h) if isinstance(self.norm, GroupedNorm) else self.norm(h.unflatten(-1, (self.num_heads, -1))).flatten(2)
+            y = self.down_proj(silu_gate(torch.addcmul(h, self.skip, c), z).to(self.down_proj.weight.dtype))
+        return y, dict(zip(names, memory, strict=True)) if final else {}
+
+    def _fuses(self, *given: Tensor) -> bool:
+        """Whether the inside of the layer can run as one op."""
+        first, size = given[0], self.qkv_weight.shape[-1]
+        return (
+            size == mlstm_fused.BLOCK
+            and first.shape[-1] // self.num_heads % size == 0
+            and all(value.dtype == torch.float32 for value in (*given, self.qkv_weight))
+            and not torch.is_autocast_enabled(first.device.type)
+            and choose("gated_linear", "gated_linear_attention", self.backend, torch.float32, first.device.type) == "native"
+        )
+
+    def _fused(
+        self, u: Tensor, c: Tensor, z: Tensor, past: tuple[Tensor, ...] | None, cu_seqlens: Tensor | None,
+        order: tuple[Tensor, Tensor] | None, reverse: bool, final: bool,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+        batch, length, inner = u.shape
+        number = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+        width, exponential = inner // self.num_heads, self.gating == "exp"
+        shapes = {"C": (number, self.num_heads, width, width), "n": (number, self.num_heads, width), "m": (number, self.num_heads)}
+        for name, value in zip(NAMES[self.gating], past or (), strict=past is not None):
+            if tuple(value.shape) != shapes[name]:
+                raise ValueError(f"state {name}: expected shape {list(shapes[name])}, got {list(value.shape)}")
+        states = (None, None, None) if past is None else (*past, *(None,) * (3 - len(past)))
+        starts = torch.arange(number + 1, device=u.device) * length if cu_seqlens is None else boundaries(cu_seqlens, u)
+        gain = self.norm.weight + 1 if isinstance(self.norm, GroupedNorm) and self.norm.offset else self.norm.weight
+        parts = (
+            self.qkv_weight, self.qkv_bias, self.gates.weight, self.gates.bias, gain.flatten(),
+            None if self.norm.bias is None else self.norm.bias.flatten(), self.skip, self.down_proj.weight, self.down_proj.bias,
+        )  # fmt: skip
+        keep = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (u, c, z, *parts, *states))
+        y, *memory, _, _ = mlstm_fused.mlstm_mix(
+            u, c, z, *parts, None if order is None else order[0], *states, starts, self.norm.eps, exponential, reverse, keep, final
+        )
+        return y, tuple(memory[: len(NAMES[self.gating])])
+
+    def _remember(
+        self, x: Tensor, u: Tensor, c: Tensor, past: tuple[Tensor, ...] | None, order: tuple[Tensor, Tensor] | None, reverse: bool,
+        **packing: Any,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+        """What the memory gives, [B, T, D], and its states; op by op."""
         values = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
         q, k, v, gates = values if order is None else (reorder(value, *order) for value in values)
         input_gate, forget_gate = at_least_float32(gates).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
-        names = NAMES[self.gating]
         h, memory = mlstm(
-            q, k, v, input_gate, forget_gate,
-            tuple(state[name] for name in names) if state else None, gating=self.gating,
-            return_final_state=True, reverse=self.reverse if reverse is None else reverse,
-            cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend,
+            q, k, v, input_gate, forget_gate, past, gating=self.gating, return_final_state=True, reverse=reverse, backend=self.backend,
+            **packing,
         )  # fmt: skip
-        h = h.flatten(2) if order is None else reorder(h.flatten(2), order[1], order[0])
-        h = self.norm(h) if isinstance(self.norm, GroupedNorm) else self.norm(h.unflatten(-1, (self.num_heads, -1))).flatten(2)
-        y = silu_gate(torch.addcmul(h, self.skip, c), z)
-        return self.down_proj(y.to(self.down_proj.weight.dtype)), dict(zip(names, memory, strict=True))
+        return h.flatten(2) if order is None else reorder(h.flatten(2), order[1], order[0]), memory
 
     def _from_blocks(self, u: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         """q, k, v [B, T, D] and gates [B, T, 2H], each block of channels through a matrix of its own."""
