@@ -57,7 +57,7 @@ class ImageBackbone(BaseModule):
         strides = [stage["reduction"] for stage in info]
         wanted = [i for i in range(len(info)) if strides[i] not in strides[i + 1 :]] if out_indices is None else list(out_indices)
         self.out_indices: list[int] = model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
-        self.model = model
+        self.model, self._loaded = model, False
         self.channels, self.strides = ([info[i][key] for i in self.out_indices] for key in ("num_chs", "reduction"))
         self.out_norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in self.channels if out_norm)
         self._freeze(frozen_stages)
@@ -88,12 +88,12 @@ class ImageBackbone(BaseModule):
 
     def init_weights(self) -> None:
         """Loads the weights that ``init_cfg`` names; without one the model keeps those it was made with."""
-        if self.init_cfg and not self.is_init:
+        if self.init_cfg and not self._loaded:
             config = dict(self.init_cfg)
             if config.pop("type", None) != "Pretrained" or not config.get("checkpoint") or config.keys() - {"checkpoint", "prefix"}:
                 raise ValueError(f"init_cfg={self.init_cfg}: expected dict(type='Pretrained', checkpoint=FILE), with prefix=… if needed")
             self._load(config["checkpoint"], config.get("prefix") or "")
-        self.is_init = True
+        self._loaded = True
 
     def _load(self, file: str, prefix: str) -> None:
         state = CheckpointLoader.load_checkpoint(file, map_location="cpu")["state_dict"]
