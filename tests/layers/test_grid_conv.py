@@ -75,3 +75,15 @@ def test_compiled():
     conv, tokens = convolution(activation="silu").float(), torch.randn(2, 20, 6)
     compiled = torch.compile(lambda x: conv(x, Grids(((4, 5),)), rotated=True), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(tokens), conv(tokens, Grids(((4, 5),)), rotated=True))
+
+
+def test_activation_keeps_its_input_only():
+    conv, tokens = GridConv(8, activation="silu"), torch.randn(2, 12, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        out = conv(tokens, Grids(((3, 4),)))
+    assert not [value for value in kept if value.numel() == tokens.numel() and value.data_ptr() != tokens.data_ptr()]
+    again = conv._activated(tokens, Grids(((3, 4),)), False)
+    assert torch.equal(out, again)
+    (grad,), (plain,) = (torch.autograd.grad(value.square().sum(), tokens) for value in (out, again))
+    assert torch.equal(grad, plain)

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from visionrnn.serialization.grids import Grids
 
@@ -29,6 +30,12 @@ class GridConv(nn.Conv2d):
 
     def forward(self, tokens: Tensor, grids: Grids, rotated: bool = False) -> Tensor:  # type: ignore[override]
         """tokens: [B, T, C] → [B, T, C]. ``rotated``: the filters turned by 180°, as if the tokens were read from the last to the first."""
+        if self.activation is None or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return self._activated(tokens, grids, rotated)
+        # of what SiLU is given nothing is kept: the backward convolves once more
+        return checkpoint(self._activated, tokens, grids, rotated, use_reentrant=False, preserve_rng_state=False)
+
+    def _activated(self, tokens: Tensor, grids: Grids, rotated: bool) -> Tensor:
         weight = self.weight.flip(2, 3) if rotated else self.weight
         sizes, tokens = grids.sizes, tokens.contiguous()
         if any(size != sizes[0] for size in sizes):

@@ -58,7 +58,7 @@ def _on_grid(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, -number % step)) if number % step else rows
 
 
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """gradᵀ x of [N, O] and [N, I], summed over chunks of rows in their order."""
     if torch.is_grad_enabled() or not _fits(x, grad):  # a second derivative is wanted, or torch was told not to use oneDNN meanwhile
         return grad.t() @ x
@@ -85,6 +85,6 @@ class _Linear(torch.autograd.Function):
         rows = grad.flatten(0, -2)
         return (
             linear(grad, weight.t()) if needs[0] else None,
-            _weight_gradient(rows, x.flatten(0, -2)) if needs[1] else None,
+            weight_gradient(rows, x.flatten(0, -2)) if needs[1] else None,
             rows.sum(0) if needs[2] else None,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visionrnn.kernels.gated_linear import native_mlstm
 from visionrnn.kernels.native import watch
-from visionrnn.layers.linear import linear
+from visionrnn.layers.linear import linear, weight_gradient
 
 BLOCK = 4  # width of the blocks that the C++ source takes
 
@@ -86,7 +86,7 @@ def mlstm_mix_backward(
     return [
         du, dc, dz, dblocks, dblock_bias + sums[12:15], dgate_weight, dgates.sum(0),
         *(row.clone() for row in sums[15:18]),  # results of an op share no memory
-        rows.t() @ y.flatten(0, 1), rows.sum(0), *dinitial, *(u.new_empty(0) for _ in range(3 - len(dinitial))),
+        weight_gradient(rows, y.flatten(0, 1)), rows.sum(0), *dinitial, *(u.new_empty(0) for _ in range(3 - len(dinitial))),
     ]  # fmt: skip
 
 
