@@ -107,6 +107,15 @@ def test_intermediates():
         net.forward_intermediates(list(x))
 
 
+def test_an_empty_batch():
+    for version in (V1, V2):
+        net = model(version)
+        scores = net(images(number=0))
+        assert scores.shape == (0, 5)
+        scores.sum().backward()
+        assert not any(parameter.grad.any() for parameter in net.parameters())
+
+
 def test_indices():
     assert take_indices(4, 2) == [2, 3]
     assert take_indices(4, None) == [0, 1, 2, 3]

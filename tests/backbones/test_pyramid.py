@@ -150,6 +150,14 @@ def test_lists():
     assert error(model(same), model(torch.stack(same))) < 1e-12
 
 
+def test_an_empty_batch():
+    model = build()
+    scores = model(images(0))
+    assert scores.shape == (0, 5)
+    scores.sum().backward()
+    assert not model.patch_embed.proj.weight.grad.any()
+
+
 def test_fixed_sizes_can_be_asked_for():
     model = build(dynamic_img_size=False)
     for wrong in (images(1, (40, 32)), image_list()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from visionrnn.analysis.memory import TensorPeak
 from visionrnn.kernels import native
@@ -92,6 +93,16 @@ def test_memory_for_the_backward_is_small():
         y = operator(x)
     numbers = 2 * 192 + 8 + 192 * 48 // 128 + 96  # the last: y itself
     assert memory.now / 4 <= 1024 * numbers + 5000, y.shape
+
+
+def test_a_checkpoint_keeps_nothing_of_the_layer():
+    operator, x = layer(96), torch.randn(1, 1024, 96, requires_grad=True)
+    want = torch.autograd.grad(operator(x).square().sum(), [x, *operator.parameters()])
+    with TensorPeak() as memory:
+        y = checkpoint(operator, x, use_reentrant=False)
+    assert memory.now / 4 <= y.numel() + 5000
+    for found, expected in zip(torch.autograd.grad(y.square().sum(), [x, *operator.parameters()]), want, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_opcheck_of_the_fused_op():

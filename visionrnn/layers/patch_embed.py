@@ -106,7 +106,7 @@ class PatchEmbed(nn.Module):
         """[B, C, H, W] → [B, T, C · patch rows · patch columns]."""
         (rows, columns), (height, width) = size, self.patch_size
         whole = images[..., : rows * height, : columns * width].unflatten(3, (columns, width)).unflatten(2, (rows, height))
-        return whole.permute(0, 2, 4, 1, 3, 5).reshape(images.shape[0], rows * columns, -1)
+        return whole.permute(0, 2, 4, 1, 3, 5).reshape(images.shape[0], rows * columns, images.shape[1] * height * width)
 
     def _check(self, name: str, images: Tensor, axes: int) -> None:
         channels = self.proj.in_channels

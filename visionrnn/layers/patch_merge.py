@@ -36,7 +36,7 @@ class PatchMerging(nn.Module):
             if height % 2 or width % 2:
                 image = F.pad(image, (0, 0, 0, width % 2, 0, height % 2))
             tokens = image.unflatten(2, (columns, 2)).unflatten(1, (rows, 2)).transpose(2, 3)  # [B, rows, columns, 2, 2, C]
-        tokens = tokens.reshape(tokens.shape[0], -1, self.reduction.in_features)
+        tokens = tokens.reshape(tokens.shape[0], sum(coarse.lengths), self.reduction.in_features)
         return self.reduction(self.norm(tokens)), coarse
 
 

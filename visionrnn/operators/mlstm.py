@@ -19,7 +19,6 @@ from visionrnn.layers.linear import Linear, linear
 from visionrnn.layers.norm import GroupedNorm
 from visionrnn.operators import mlstm_fused
 from visionrnn.operators.base import Operator, State
-from visionrnn.operators.mlstm_fused import kept_as
 from visionrnn.registry import OPERATORS
 from visionrnn.serialization.grids import reorder
 
@@ -121,8 +120,7 @@ class MLSTM(Operator):
         c, names, reverse = convolve(u), NAMES[self.gating], self.reverse if reverse is None else reverse
         past = tuple(state[name] for name in names) if state else None
         if self._fuses(u, c, z):
-            with kept_as(c, lambda: convolve(u.detach())):
-                y, memory = self._fused(u, c, z, past, cu_seqlens, order, reverse, final)
+            y, memory = self._fused(convolve, u, c, z, past, cu_seqlens, order, reverse, final)
         else:
             h, memory = self._remember(x, u, c, past, order, reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
             h = self.norm(h) if isinstance(self.norm, GroupedNorm) else self.norm(h.unflatten(-1, (self.num_heads, -1))).flatten(2)
@@ -141,8 +139,8 @@ class MLSTM(Operator):
         )
 
     def _fused(
-        self, u: Tensor, c: Tensor, z: Tensor, past: tuple[Tensor, ...] | None, cu_seqlens: Tensor | None,
-        order: tuple[Tensor, Tensor] | None, reverse: bool, final: bool,
+        self, convolve: Callable[[Tensor], Tensor], u: Tensor, c: Tensor, z: Tensor, past: tuple[Tensor, ...] | None,
+        cu_seqlens: Tensor | None, order: tuple[Tensor, Tensor] | None, reverse: bool, final: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
         batch, length, inner = u.shape
         number = batch if cu_seqlens is None else cu_seqlens.numel() - 1
@@ -159,9 +157,10 @@ class MLSTM(Operator):
             None if self.norm.bias is None else self.norm.bias.flatten(), self.skip, self.down_proj.weight, self.down_proj.bias,
         )  # fmt: skip
         keep = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in (u, c, z, *parts, *states))
-        y, *memory, _, _ = mlstm_fused.mlstm_mix(
-            u, c, z, *parts, None if order is None else order[0], *states, starts, self.norm.eps, exponential, reverse, keep, final
-        )
+        y, *memory, _, _ = mlstm_fused.mix(
+            convolve, u, c, z, *parts, None if order is None else order[0], *states, starts, self.norm.eps, exponential, reverse, keep,
+            final,
+        )  # fmt: skip
         return y, tuple(memory[: len(NAMES[self.gating])])
 
     def _remember(

@@ -4,7 +4,6 @@ written to memory, and for the backward only its inputs and a few states are kep
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -17,20 +16,10 @@ from visionrnn.layers.linear import linear, weight_gradient
 BLOCK = 4  # width of the blocks that the C++ source takes
 
 
-def kept_as(value: Tensor, compute: Callable[[], Tensor]) -> AbstractContextManager[Any]:
-    """While it is open, ``value`` is not kept for the backward, which calls ``compute`` for it instead; a compiler decides for itself."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return nullcontext()
-    place, shape = value.data_ptr(), value.shape
-
-    def pack(saved: Tensor) -> Tensor | None:
-        return None if saved.data_ptr() == place and saved.shape == shape else saved
-
-    def unpack(kept: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            return compute() if kept is None else kept
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+def mix(convolve: Callable[[Tensor], Tensor], *inputs: Any) -> tuple[Tensor, ...]:
+    """:func:`mlstm_mix`; c is not kept for the backward, which computes it from u by ``convolve``. A compiler decides for itself."""
+    *_, keep, _ = inputs
+    return _Mix.apply(convolve, *inputs) if keep and not torch.compiler.is_compiling() else mlstm_mix(*inputs)
 
 
 @torch.library.custom_op("visionrnn::mlstm_mix", mutates_args=(), device_types="cpu")
@@ -172,8 +161,12 @@ def _setup(ctx, inputs, output):
     watch(ctx, output[:4])
 
 
-def _backward(ctx, grad, *last):
-    saved, (shape, dtype, device) = ctx.saved_tensors, ctx.watched[0]
+def _backward(ctx, grad, *last, convolve: Callable[[Tensor], Tensor] | None = None):
+    (u, c, *others), (shape, dtype, device) = ctx.saved_tensors, ctx.watched[0]
+    if convolve is not None:
+        with torch.no_grad():
+            c = convolve(u)
+    saved = (u, c, *others)
     grad = torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad.contiguous()
     last = native_mlstm.states_together(last[:3], ctx.watched[1:])
     *gradients, dC, dn, dm = mlstm_mix_backward(grad, *last, *saved, ctx.norm_eps, ctx.exponential, ctx.reverse)
@@ -182,3 +175,19 @@ def _backward(ctx, grad, *last):
 
 
 mlstm_mix.register_autograd(_backward, setup_context=_setup)
+
+
+class _Mix(torch.autograd.Function):
+    """As the op, without c among what is kept. Hooks for saved tensors would do the same, but hide the rest from those of a checkpoint."""
+
+    @staticmethod
+    def forward(ctx: Any, convolve: Callable[[Tensor], Tensor], u: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        output = mlstm_mix(u, c, *rest)
+        ctx.convolve = convolve
+        ctx.mark_non_differentiable(*output[4:])
+        _setup(ctx, (u, None, *rest), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *_backward(ctx, *grads, convolve=ctx.convolve)
