@@ -69,6 +69,8 @@ def test_configuration_and_heads(name):
     before = model.forward_head(features, pre_logits=True)
     assert before.shape == (2, model.head_hidden_size)
     torch.testing.assert_close(model.forward_head(features), model(images()))
+    model.reset_classifier(2)
+    assert not any(module.training for module in model.modules())
     model.reset_classifier(0)
     assert model.num_classes == 0
     torch.testing.assert_close(model(images()), before)
@@ -140,6 +142,20 @@ def test_channels_and_classes(name):
     assert model.train()(images(2, 1, 32, 48)).shape == (2, 3) and model.in_chans == 1
     with pytest.raises((RuntimeError, ValueError), match=r"channels|expected \[B, 1, H, W\]"):
         model(images())
+
+
+@every
+def test_device_type_and_unknown_arguments(name):
+    with pytest.raises(TypeError, match="not_an_argument"):
+        small(name, not_an_argument=1)
+    model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {(value.device.type, value.dtype) for value in tensors} == {("meta", torch.bfloat16)}
+
+
+def test_a_configuration_of_ones_own():
+    model = small("vil2_tiny_patch16_224", pretrained_cfg=dict(num_classes=3, input_size=(1, 32, 48)), num_classes=None)
+    assert model(images(2, 1, 32, 48)).shape == (2, 3) and model.in_chans == 1 and model.pretrained_cfg["num_classes"] == 3
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_EACH if "sequencer" not in name])

@@ -98,7 +98,8 @@ def test_other_sizes_and_heads(name, tmp_path):
 def test_files_of_every_kind(name, tmp_path):
     source = small(name)
     family = "sequencer" if isinstance(source, Sequencer2D) else "vil"
-    kinds = {"released": released(source, family), "ours": source.state_dict()}
+    training = {"state_dict": {f"backbone.{key}": value for key, value in source.state_dict().items()}, "meta": {"epoch": 3}}
+    kinds = {"released": released(source, family), "ours": source.state_dict(), "training": training}
     if family == "vil":
         kinds["package"] = {"state_dict": as_official(source.state_dict(), "vil_package")}
         mask = {"xlstm.blocks.0.xlstm.mlstm_cell.causal_mask": torch.ones(6, 6).tril().bool()}
@@ -115,6 +116,16 @@ def test_files_of_every_kind(name, tmp_path):
     with pytest.raises(RuntimeError, match="Missing key"):
         torch.save(small("visionrnn_mamba_tiny_patch16_224").state_dict(), path)
         small(name, checkpoint_path=str(path))
+
+
+@pytest.mark.parametrize("name", [*VERSIONS, "visionrnn_mamba_tiny_patch16_224"])
+def test_checkpoint_path_of_another_size(name, tmp_path):
+    source, path = small(name), tmp_path / "ours.pth"
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in source.state_dict().items()}}, path)
+    model = small(name, img_size=(64, 48), checkpoint_path=str(path))
+    torch.testing.assert_close(model.pos_embed.embed, resample_positions(source.pos_embed.embed, (4, 3)))
+    source.set_input_size((64, 48))
+    alike(model, source, 2, 3, 64, 48)
 
 
 def test_sequencer_takes_the_weights_of_timms_own(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ class Classifier(nn.Module):
         like = next(self.parameters())
         self.set_head()
         for module in (self.head_norm, self.head):
-            module.to(like.device, like.dtype)
+            module.to(like.device, like.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Blocks are computed again in the backward pass, instead of keeping what is inside them."""

@@ -9,8 +9,10 @@ Raises MissingPackageError when timm is not installed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from visionrnn.backbones.classifier import Classifier
@@ -21,7 +23,7 @@ from visionrnn.backbones.vil import V1, V2, ViL
 from visionrnn.backbones.vision_rnn import SIZES, VisionRNN, sized
 from visionrnn.checkpoints import from_official, read_checkpoint
 from visionrnn.errors import MissingPackageError
-from visionrnn.layers.patch_embed import resample_positions
+from visionrnn.layers.patch_embed import PatchEmbed, resample_positions
 
 try:
     import timm  # noqa: F401  (on_import.py compares it with the timm that is there)
@@ -39,6 +41,8 @@ FILE = "file to read"
 """Key of a state dict that only names a file; see :func:`_read_safely`."""
 
 POSITIONS = "pos_embed.embed"
+TRAINED = "backbone."
+"""What the names of a classifier's weights begin with in checkpoints of ``visionrnn train``."""
 
 FAMILIES: dict[type, str] = {ViL: "vil", Sequencer2D: "sequencer"}
 """Models whose weights were published with other names than ours; see ``visionrnn.official``."""
@@ -47,29 +51,37 @@ FAMILIES: dict[type, str] = {ViL: "vil", Sequencer2D: "sequencer"}
 def checkpoint_filter_fn(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Weights for ``model``: published names become ours, learned positions are re-sampled for the model's grid.
 
-    ``state``: a state dict, alone or under ``state_dict``. A norm before the head that was trained for another ``global_pool`` is left out:
-    the model keeps its own.
+    ``state``: a state dict, alone or under ``state_dict``, of a classifier or of a training. A norm before the head that was trained for
+    another ``global_pool`` is left out: the model keeps its own.
     """
     state = read_checkpoint(state[FILE]) if FILE in state else state
-    state = state["state_dict"] if isinstance(state.get("state_dict"), Mapping) else state
-    weights = _our_names(state, model)
+    weights = _fitted(state["state_dict"] if isinstance(state.get("state_dict"), Mapping) else state, model)
     own = model.state_dict()
-    if POSITIONS in own and POSITIONS in weights:
-        rows, columns = own[POSITIONS].shape[1:3]
-        weights[POSITIONS] = resample_positions(weights[POSITIONS], (rows, columns))
     others = [name for name in weights if name.startswith("head_norm.") and name in own and weights[name].shape != own[name].shape]
     return {**weights, **{name: own[name] for name in others}}
 
 
-def _our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    family = FAMILIES.get(type(model))
-    return dict(state) if family is None or state.keys() <= model.state_dict().keys() else from_official(state, family)
+def of_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The classifier's weights, where the state dict is of a training."""
+    trained = {name.removeprefix(TRAINED): value for name, value in state.items() if name.startswith(TRAINED)}
+    return trained or dict(state)
 
 
-def _published_names(model: nn.Module, state: dict[str, Tensor], prefix: str, *_others: Any) -> None:
+def _fitted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights under our names, positions for the model's grid."""
+    weights, own, family = of_classifier(state), model.state_dict(), FAMILIES.get(type(model))
+    if family is not None and not weights.keys() <= own.keys():
+        weights = from_official(weights, family)
+    if POSITIONS in own and POSITIONS in weights:
+        rows, columns = own[POSITIONS].shape[1:3]
+        weights[POSITIONS] = resample_positions(weights[POSITIONS], (rows, columns))
+    return weights
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], prefix: str, *_others: Any) -> None:
     """Before ``load_state_dict``: ``checkpoint_path=`` and timm's scripts load files without their model's filter."""
     if not prefix:
-        weights = _our_names(state, model)
+        weights = _fitted(state, model)
         state.clear()
         state.update(weights)
 
@@ -93,23 +105,25 @@ def _create(model_class: type[Classifier], variant: str, pretrained: bool, kwarg
     if pretrained:
         overlay = _read_safely(variant, kwargs.get("pretrained_cfg"), overlay, kwargs.get("cache_dir"))
     only_features = kwargs.get("features_only", False)
-    model: Any = build_model_with_cfg(
-        model_class,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(out_indices=kwargs.pop("out_indices", FEATURES[model_class]), feature_cls="getter"),
-        **kwargs,
-    )
+    device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+    with nullcontext() if device is None else torch.device(device):
+        model: Any = build_model_with_cfg(
+            model_class,
+            variant,
+            pretrained,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg=dict(out_indices=kwargs.pop("out_indices", FEATURES[model_class]), feature_cls="getter"),
+            **kwargs,
+        ).to(dtype=dtype)
     classifier: Any = next(part for part in model.modules() if isinstance(part, Classifier))
-    channels = classifier.get_submodule(classifier.pretrained_cfg["first_conv"]).in_channels
+    patches = next(part for part in model.modules() if isinstance(part, PatchEmbed))
     for part in {classifier, model}:
-        part.in_chans = channels  # timm saves it beside the weights
+        part.in_chans = patches.proj.in_channels  # timm saves it beside the weights
         if FILE in (part.pretrained_cfg.get("state_dict") or {}):
             del part.pretrained_cfg["state_dict"]
-    if model_class in FAMILIES and not only_features:
-        model.register_load_state_dict_pre_hook(_published_names)
+    if not only_features:
+        model.register_load_state_dict_pre_hook(_fit)
     return model
 
 
