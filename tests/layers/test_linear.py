@@ -95,3 +95,22 @@ def test_few_numbers_of_rows_are_compiled_and_little_is_wasted(monkeypatch):
         linear(torch.randn(number, 3), weight)
         assert all(number <= size <= number * 17 / 16 for size in sizes - before)
     assert len(sizes) < 40
+
+
+def test_the_library_is_given_no_weight_with_gaps(monkeypatch):
+    """Slices of wider tensors, which cost it a thousand times as much."""
+    weights, product = [], torch.ops.mkldnn._linear_pointwise
+
+    def recorded(rows, weight, *others):
+        weights.append(weight)
+        return product(rows, weight, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", recorded)
+    wide, both = torch.randn(64, 40), torch.randn(12, 40, requires_grad=True)
+    for x in (wide[:, :20], torch.randn(20, 1100).t(), torch.ones(1, 1).expand(32, 20)):
+        weight = both[:, 20:]
+        out = linear(x, weight)
+        (found,) = torch.autograd.grad(torch.cat([out, out], -1), weight, torch.randn(len(x), 24))
+        torch.testing.assert_close(out, torch.nn.functional.linear(x, weight))
+        assert found.shape == weight.shape
+    assert len(weights) >= 6 and all(weight.is_contiguous() or weight.t().is_contiguous() for weight in weights)
