@@ -52,8 +52,9 @@ def test_images_too_small():
     model = built()
     with pytest.raises(ValueError, match="smaller than a patch"):
         model(torch.randn(1, 3, 3, 8))
-    with pytest.raises(ValueError, match=r"\(1, 2\) features, which patches of 2 × 2"):
-        model([torch.randn(3, 16, 16), torch.randn(3, 4, 8)])
+    for images in ([torch.randn(3, 16, 16), torch.randn(3, 4, 8)], torch.randn(2, 3, 4, 8)):
+        with pytest.raises(ValueError, match="a map of 1 × 2 features, smaller than a patch of 2 × 2; give larger images"):
+            model(images)
 
 
 def test_stages_need_as_many_numbers():
@@ -104,6 +105,8 @@ def test_intermediate_features():
     assert torch.equal(model.stages[0](model.embed(image)), final)
     with pytest.raises(ValueError, match="output_fmt='NLC'"):
         model.forward_intermediates(image, output_fmt="NLC")
+    with pytest.raises(ValueError, match="take forward_features"):
+        model.forward_intermediates(list(image))
 
 
 def test_pruning_and_heads():

@@ -94,18 +94,24 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, grids: Grids | None = None) -> Tensor:
         if grids is None:
+            self._check((x.shape[1], x.shape[2]))
             return self.down(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         parts = zip(x[0].split(grids.lengths), grids.sizes, self.after(grids).sizes, strict=True)
         return self.down.map(torch.cat([self._patches(part.view(*size, -1), small) for part, size, small in parts])).unsqueeze(0)
 
     def after(self, grids: Grids) -> Grids:
-        """The grids of what ``forward`` returns. Raises ValueError where a map is smaller than a patch."""
+        """The grids of what ``forward`` returns. Raises ValueError where a map is smaller than a patch, as ``forward`` does."""
+        self._check(*grids.sizes)
         patch = self.patch_size
-        if any(min(size) < patch for size in grids.sizes):
-            raise ValueError(
-                f"images: one has a map of {min(grids.sizes, key=min)} features, which patches of {patch} × {patch} do not fit"
-            )
         return Grids(tuple((height // patch, width // patch) for height, width in grids.sizes), grids.packed)
+
+    def _check(self, *sizes: tuple[int, int]) -> None:
+        for height, width in sizes:
+            if min(height, width) < self.patch_size:
+                raise ValueError(
+                    f"images: one has a map of {height} × {width} features, smaller than a patch of {self.patch_size} × {self.patch_size};"
+                    " give larger images"
+                )
 
     def _patches(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """[H, W, C] → [h · w, C · patch rows · patch columns]."""
@@ -262,8 +268,10 @@ class Sequencer2D(Classifier):
         """Features after the stages ``indices`` (the last n, those listed, or all), as [B, C, h, w] or [B, h, w, C].
 
         ``norm``: the last stage's pass the last norm; others have another width, or another meaning. Returns (features, intermediates),
-        or the intermediates alone; the features have passed the norm if the last stage was run.
+        or the intermediates alone; the features have passed the norm if the last stage was run. Raises ValueError for a list of images.
         """
+        if not isinstance(x, Tensor):
+            raise ValueError("x: expected a tensor [B, C, H, W]; of images of different sizes take forward_features")
         if output_fmt not in FORMATS:
             raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
         taken, last = take_indices(len(self.stages), indices), len(self.stages) - 1
