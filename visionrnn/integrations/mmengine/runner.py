@@ -19,10 +19,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from visionrnn import __version__
 from visionrnn.checkpoints import FOREIGN, check_fit, read_checkpoint
-from visionrnn.errors import CheckpointError
+from visionrnn.errors import CheckpointError, DataError
 from visionrnn.integrations.mmengine import budget, checkpoint_hook, hooks, optimizers, pictures_hook, seeding, statistics_hook  # noqa: F401  (register)
 from visionrnn.integrations.mmengine.distributed import init_cpu_group
 from visionrnn.integrations.mmengine.files import resume_candidates, save_checkpoint
@@ -69,6 +70,29 @@ class SafeRunner(Runner):
             return MODEL_WRAPPERS.build({"type": "MMDistributedDataParallel", **model_wrapper_cfg}, default_args={"module": model})
         unused = self.cfg.get("find_unused_parameters", False)
         return MMDistributedDataParallel(module=model, broadcast_buffers=False, find_unused_parameters=unused)
+
+    # ---- data
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """As mmengine's; without workers none persist, and without a GPU no memory is pinned, whatever the config says."""
+        if isinstance(dataloader, dict):
+            workers, pinned = dataloader.get("num_workers", 0), dataloader.get("pin_memory", False)
+            keep = workers > 0 and dataloader.get("persistent_workers", False)
+            dataloader = {**dataloader, "persistent_workers": keep, "pin_memory": pinned and torch.cuda.is_available()}
+        return Runner.build_dataloader(dataloader, *args, **kwargs)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """As mmengine's. Raises DataError when an epoch has no step: too few samples for one batch."""
+        built = super().build_train_loop(loop)
+        loader = built.dataloader
+        if isinstance(loader, DataLoader) and not len(loader):
+            samples: Any = loader.dataset
+            raise DataError(
+                f"train_dataloader: {len(samples)} samples make no whole batch of {loader.batch_size} in each of"
+                f" {self.world_size} processes; use a smaller batch: --cfg-options train_dataloader.batch_size=NUMBER"
+            )
+        return built
 
     # ---- hooks and log
 
