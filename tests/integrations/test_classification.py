@@ -141,7 +141,7 @@ def test_score_of_a_checkpoint_is_that_of_its_training(config, tmp_path, monkeyp
     path = config("scored")
     monkeypatch.syspath_prepend(str(tmp_path))
     work_dir = tmp_path / "scored"
-    options = ["--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+    options = ["--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.num_workers=0"]
     assert main(["train", str(path), "--work-dir", str(work_dir), *options]) == 0
     (log,) = work_dir.glob("*/vis_data/scalars.json")
     (trained,) = [row for row in map(json.loads, log.read_text().splitlines()) if "accuracy/top1" in row]
@@ -170,6 +170,7 @@ def test_two_processes_share_the_images(config, tmp_path):
     ("arguments", "message"),
     [
         (["data_root=nowhere"], "nowhere/train: there is no such folder; expected one folder for each class with its images"),
+        (["train_dataloader.batch_size=16"], "15 samples make no whole batch of 16"),
         (["train_dataloader.batch_size=5"], "5 images in a batch: model.mixup needs an even number"),
         (["model.backbone.num_classes=4"], "has 3 folders of classes, the model has 4 classes"),
         (["model.backbone.name=vil9"], "model.backbone.name='vil9': no classifier in timm's registry; ours are: "),
@@ -230,6 +231,17 @@ def test_samples_depend_on_seed_epoch_and_number_alone(tmp_path):
     assert not torch.equal(sample["inputs"], second[3]["inputs"])
 
 
+def test_class_without_images_is_refused(tmp_path):
+    """Its number would silently be the next class's."""
+    options = {"type": "ImageFolders", "data_root": str(images(tmp_path)), "split": "val", "transform": {"input_size": 32}}
+    (tmp_path / "val" / ".cache").mkdir()
+    assert len(DATASETS.build(options)) == 15
+    DATASETS.get("ImageFolders").check_files(options, classes=3)
+    (tmp_path / "val" / "empty").mkdir()
+    with pytest.raises(DataError, match=r"val: expected images directly in each of its folders.* look at: empty"):
+        DATASETS.build(options)
+
+
 def test_losses_are_timms_with_mixed_and_with_plain_labels():
     torch.manual_seed(0)
     np.random.seed(0)
@@ -278,8 +290,9 @@ def test_warp_moves_and_turns():
     places = RandomWarp(move=0.2)(dot)[:, 0].flatten(1).argmax(1)
     rows = (places // 33 - 16).float()
     assert 5 <= rows.max() <= 7 and -7 <= rows.min() <= -5 and abs(float(rows.mean())) < 0.7
-    with pytest.raises(ValueError, match="scale"):
-        RandomWarp(scale=1.5)
+    for wrong in ({"scale": 1.5}, {"turn": -12}):
+        with pytest.raises(ValueError, match="expected numbers of 0 or more, scale below 1"):
+            RandomWarp(**wrong)
 
 
 def test_positions_of_another_grid_are_loaded(tmp_path, config, monkeypatch):

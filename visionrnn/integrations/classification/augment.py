@@ -21,9 +21,9 @@ class RandomWarp(nn.Module):
 
     def __init__(self, turn: float = 0.0, scale: float = 0.0, shear: float = 0.0, move: float = 0.0, bend: float = 0.0):
         super().__init__()
-        wrong = {name: value for name, value in locals().items() if isinstance(value, float) and value < 0}
-        if wrong or scale >= 1:
-            raise ValueError(f"{wrong or {'scale': scale}}; expected numbers of 0 or more, scale below 1")
+        given = {"turn": turn, "scale": scale, "shear": shear, "move": move, "bend": bend}
+        if min(given.values()) < 0 or scale >= 1:
+            raise ValueError(f"RandomWarp: {given}; expected numbers of 0 or more, scale below 1")
         self.turn, self.scale, self.shear, self.move, self.bend = math.radians(turn), scale, shear, move, bend
 
     def forward(self, images: Tensor) -> Tensor:

@@ -23,11 +23,12 @@ class ImageFolders(Dataset):
     data set for ``timm.data.create_dataset``, such as "torch/cifar10" or "hfds/…"; "" means folders. What is random depends on (seed,
     epoch, sample) alone, however many workers load, so that a resumed training goes on as an unbroken one.
 
-    Raises DataError when there is no such folder or no image in it, and for streamed kinds, which have no numbered samples.
+    Raises DataError when there is no such folder, a folder of a class without images (the numbers of the others would be wrong), and for
+    streamed kinds, which have no numbered samples.
     """
 
     def __init__(self, data_root: str, split: str, transform: Mapping[str, Any], name: str = "", options: Mapping[str, Any] | None = None):
-        check_folders(data_root, split, name)
+        folders = check_folders(data_root, split, name)
         try:
             self.source = create_dataset(name, root=data_root, split=split, **(options or {}))
         except RuntimeError as error:  # timm's word for a folder without images
@@ -37,15 +38,18 @@ class ImageFolders(Dataset):
         self.source.transform = create_transform(**transform)
         self._moment = torch.zeros(2, dtype=torch.int64).share_memory_()  # seed and epoch; workers that live on see them change
         self.metainfo = {"classes": tuple(self._classes())}
+        if folders is not None and "class_map" not in (options or {}) and (odd := set(folders) ^ set(self.metainfo["classes"])):
+            names = ", ".join(sorted(odd)[:5])
+            raise DataError(f"{data_root}/{split}: expected images directly in each of its folders, and nowhere else; look at: {names}")
 
     @classmethod
     def check_files(cls, config: Mapping[str, Any], classes: int | None = None) -> None:
         """Raises DataError when the folders of a data set's config are absent, or as many as not ``classes``."""
         found = check_folders(config["data_root"], config["split"], config.get("name", ""))
-        if found is not None and classes is not None and found != classes:
+        if found is not None and classes is not None and len(found) != classes:
             raise DataError(
-                f"{config['data_root']}/{config['split']}: has {found} folders of classes, the model has {classes} classes; for other data"
-                f" than the config's: --cfg-options model.backbone.num_classes={found}"
+                f"{config['data_root']}/{config['split']}: has {len(found)} folders of classes, the model has {classes} classes; for other"
+                f" data than the config's: --cfg-options model.backbone.num_classes={len(found)}"
             )
 
     def _classes(self) -> list[str]:
@@ -71,12 +75,13 @@ class ImageFolders(Dataset):
         return {"inputs": image, "labels": label, "names": str(name)}
 
 
-def check_folders(data_root: str, split: str, name: str = "") -> int | None:
-    """How many folders of classes ``data_root/split`` has; None for other kinds than folders. Raises DataError when there is none."""
+def check_folders(data_root: str, split: str, name: str = "") -> list[str] | None:
+    """The folders of classes in ``data_root/split``, hidden ones left out; None for other kinds than folders. Raises DataError when there
+    is none."""
     if name not in ("", "folder"):
         return None
     folder = Path(data_root) / split
-    classes = sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
+    classes = [entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."] if folder.is_dir() else []
     if not classes:
         state = "has no folders" if folder.is_dir() else "there is no such folder"
         raise DataError(

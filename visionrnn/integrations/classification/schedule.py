@@ -21,8 +21,9 @@ from visionrnn.errors import DataError
 class WarmupCosineLR(_ParamScheduler):
     """A straight line from ``start`` to the optimizer's rate over ``warmup`` epochs, then half a cosine down to ``end_rate``, step by step.
 
-    ``start`` and ``end_rate`` are rates. Needs ``by_epoch=True, convert_to_iter_based=True``; the length is the train loop's epochs, of
-    which at most half are the warm-up. The rate is a function of the step alone.
+    ``start`` and ``end_rate`` are rates; groups with a share of the rate (layer decay) have the same share of both. Needs
+    ``by_epoch=True, convert_to_iter_based=True``; the length is the train loop's epochs, of which at most half are the warm-up. The rate is
+    a function of the step alone.
     """
 
     def __init__(self, optimizer: Any, warmup: int, start: float = 0.0, end_rate: float = 0.0, **options: Any):
@@ -43,10 +44,11 @@ class WarmupCosineLR(_ParamScheduler):
     def _get_value(self) -> list[float]:
         step = self.last_step
         if step < self.warmup:
-            share = (step + 1) / (self.warmup + 1)
-            return [self.start + share * (base - self.start) for base in self.base_values]
-        share = (step - self.warmup) / max(self.end - self.warmup - 1, 1)
-        return [self.end_rate + (base - self.end_rate) * (1 + math.cos(math.pi * share)) / 2 for base in self.base_values]
+            edge, share = self.start, (step + 1) / (self.warmup + 1)
+        else:
+            edge, share = self.end_rate, (1 + math.cos(math.pi * (step - self.warmup) / max(self.end - self.warmup - 1, 1))) / 2
+        edges = [edge * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
+        return [low + share * (base - low) for low, base in zip(edges, self.base_values, strict=True)]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -74,7 +76,8 @@ class ImageGroups(DefaultOptimWrapperConstructor):
             return
         rate = self.optimizer_cfg["lr"]
         for group in param_groups_layer_decay(model, decay, no_weight_decay_list=kept, layer_decay=self.layer_decay):
-            params.append({"params": group["params"], "weight_decay": group["weight_decay"], "lr": rate * group["lr_scale"]})
+            scale = group["lr_scale"]
+            params.append({"params": group["params"], "weight_decay": group["weight_decay"], "lr": rate * scale, "lr_scale": scale})
 
 
 @OPTIM_WRAPPERS.register_module()
