@@ -5,4 +5,7 @@ A checkpoint's ``state_dict`` is the average and its ``ema_state_dict`` the weig
 
 _base_ = "./image_runtime.py"
 
-custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1e-4)]
+custom_hooks = [
+    dict(type="ResamplePositionsHook"),
+    dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1e-4),
+]

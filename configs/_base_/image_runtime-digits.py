@@ -3,4 +3,4 @@
 _base_ = "./image_runtime.py"
 
 default_hooks = dict(logger=dict(interval=1000), checkpoint=dict(interval=10, max_keep_ckpts=1, save_best=None))
-custom_hooks = [dict(type="ClockHook")]
+custom_hooks = [dict(type="ResamplePositionsHook"), dict(type="ClockHook")]

@@ -15,5 +15,5 @@ _base_ = [
     "../_base_/image_runtime.py",
 ]
 
-model = dict(backbone=dict(name="lstm_sequencer2d_l", drop_path_rate=0.4), mixup=dict(label_smoothing=0.1))
+model = dict(backbone=dict(name="lstm_sequencer2d_l", drop_path_rate=0.4, drop_path_ramp=True), mixup=dict(label_smoothing=0.1))
 param_scheduler = [dict(type="WarmupCosineLR", warmup=20, start=1e-6, end_rate=1e-5, by_epoch=True, convert_to_iter_based=True)]

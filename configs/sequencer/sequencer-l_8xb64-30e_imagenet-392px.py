@@ -18,7 +18,9 @@ _base_ = [
 train_dataloader = dict(batch_size=64, dataset=dict(transform=dict(input_size=392)))
 val_dataloader = dict(batch_size=64, dataset=dict(transform=dict(input_size=392, crop_pct=1.0)))
 test_dataloader = val_dataloader
-model = dict(backbone=dict(name="lstm_sequencer2d_l", img_size=392, drop_path_rate=0.4), mixup=dict(label_smoothing=0.1))
+model = dict(
+    backbone=dict(name="lstm_sequencer2d_l", img_size=392, drop_path_rate=0.4, drop_path_ramp=True), mixup=dict(label_smoothing=0.1)
+)
 optim_wrapper = dict(optimizer=dict(lr=5e-5, weight_decay=1e-8))
 param_scheduler = [dict(type="WarmupCosineLR", warmup=0, end_rate=1e-5, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=30, val_interval=1)

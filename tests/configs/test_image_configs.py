@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("mmengine")
 pytest.importorskip("timm")
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
 from timm.data import create_transform
 
@@ -104,6 +105,8 @@ def test_recipe(name):
     assert (schedule.warmup, schedule.end_rate) == (warmup, lowest)
     assert (config.optim_wrapper.get("clip_grad") or {}).get("max_norm") == norm
     assert config.model.backbone.get("drop_path_rate", 0.0) == drop_path
+    assert config.model.backbone.get("drop_path_ramp", False) == name.startswith("sequencer")  # Vision-LSTM: the same in every block
+    assert any(hook.type == "ResamplePositionsHook" for hook in config.custom_hooks)
     train, test = config.train_dataloader.dataset.transform, config.val_dataloader.dataset.transform
     assert train.input_size == test.input_size == pixels == config.model.backbone.get("img_size", 224)
     assert test.crop_pct == (0.875 if name.startswith("sequencer") and "392px" not in name else 1.0)
@@ -133,6 +136,24 @@ def test_schedule_rises_straight_and_falls_as_a_cosine():
     assert rise[100] - rise[99] == pytest.approx(rise[1] - rise[0]) and rise == sorted(rise)
     assert rates[200] == pytest.approx(2e-3) == max(rates) and rates[-1] == pytest.approx(1e-5)
     assert rates[200 + 2800 // 2] == pytest.approx((2e-3 + 1e-5) / 2, rel=2e-3)
+
+
+def test_layer_decay_holds_for_the_lowest_rate_too():
+    """Otherwise the first layers' rates, far below ``end_rate``, would rise to it."""
+    config = read("vil/vil2-tiny_8xb128-20e_imagenet-224px")
+    backbone = dict(name="vil2_tiny_patch16_224", img_size=32, dim=16, depth=6, num_classes=3)
+    model = MODELS.build({"type": "ImageClassifier", "backbone": backbone})
+    wrapper = build_optim_wrapper(model, {**config.optim_wrapper, "type": "OptimWrapper", "paramwise_cfg": {"layer_decay": 0.5}})
+    groups = wrapper.optimizer.param_groups
+    assert min(group["lr"] for group in groups) == pytest.approx(1e-5 * 0.5**7) and max(group["lr"] for group in groups) == 1e-5
+    scheduler = PARAM_SCHEDULERS.get("WarmupCosineLR").build_iter_from_epoch(
+        optimizer=wrapper, warmup=1, end_rate=1e-6, end=4, epoch_length=5
+    )
+    for _ in range(20):
+        shares = [group["lr"] / max(g["lr"] for g in groups) for group in groups]
+        assert shares == pytest.approx([group["lr_scale"] for group in groups])
+        scheduler.step()
+    assert max(group["lr"] for group in groups) == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("name", IMAGENET)
