@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 pytest.importorskip("timm")
+import timm
 
 from visionrnn.cli import main
 
@@ -27,9 +29,16 @@ def test_image_classifier_of_ours(tmp_path, capsys):
     assert (tmp_path / f"{VIL}.png").stat().st_size > 1000
 
 
-def test_image_classifier_of_timm(capsys):
-    assert main(["analyze-model", "deit_tiny_patch16_224", "--size", "32", "--repeats", "1"]) == 0
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_convnext"])  # the second takes every size, and no option for it
+def test_image_classifier_of_timm(name, capsys):
+    assert main(["analyze-model", name, "--size", "32", "--repeats", "1"]) == 0
     assert "1 random image of 32 × 32 pixels" in capsys.readouterr().out
+
+
+def test_weights_of_another_model(tmp_path, capsys):
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
+    assert main(["analyze-model", VIL, "--checkpoint", str(tmp_path / "other.pth")]) == 2
+    assert "other.pth: not the weights of vil2_tiny" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,7 @@ def test_image_classifier_of_timm(capsys):
         ((VIL, "--size", "8"), "smaller than a patch"),
         ((VIL, "--frame", "cloud.bin"), "takes images"),
         ((VIL, "--device", "abacus"), "device 'abacus'"),
+        ((VIL, "--checkpoint", "nothing.pth"), "nothing.pth: there is no such file"),
         (("lion-nothing", "--size", "64"), "'lion-nothing' is none of timm's"),
     ],
 )
