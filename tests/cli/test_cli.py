@@ -125,7 +125,7 @@ ABSENT = environment.Package("no-such-package", "nothing", "import no_such_modul
 
 
 ROW = {"distribution": "x", "version": None, "also_installed": [], "error": None, "purpose": "p"}
-DETECTOR_ROWS = dict.fromkeys(("mmengine", "mmcv", "mmdet", "mmdet3d"), ROW)
+ABSENT_ROWS = dict.fromkeys(("mmengine", "mmcv", "mmdet", "mmdet3d", "timm", "torchvision"), ROW)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_report_of_a_broken_package():
     report = environment.inspect_environment((broken,))
     assert not report["core_works"]
     assert report["packages"]["numpy"]["error"] == "OSError: libx.so.1: cannot open shared object file"
-    text = doctor.render({**report, "packages": DETECTOR_ROWS | report["packages"]})
+    text = doctor.render({**report, "packages": ABSENT_ROWS | report["packages"]})
     assert "FAILS" in text and "install it with the system's package manager" in text and "The core does not work" in text
 
 
@@ -175,13 +175,16 @@ def test_mmcv_that_mmdet3d_refuses():
 
 
 def test_doctor_prints_text_and_json(report, capsys, monkeypatch):
-    report = {**report, "packages": report["packages"] | DETECTOR_ROWS}
+    report = {**report, "packages": report["packages"] | ABSENT_ROWS}
     monkeypatch.setattr(doctor, "inspect_environment", lambda: report)
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
     for title in ("Packages", "Devices", "Kernel back ends", "Missing", "Conflicts"):
         assert f"\n{title}\n" in text
-    assert "Detectors (train, test, detect): not available." in text
+    assert "Detectors (train, test, detect): not available." in text and "Image classifiers (train, test): not available." in text
+    works = {**ROW, "version": "1.0"}
+    present = {**report, "packages": report["packages"] | dict.fromkeys(("mmengine", "timm", "torchvision"), works)}
+    assert "Image classifiers (train, test): ready." in doctor.render(present)
     assert cli.main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == report
     report["core_works"] = False

@@ -13,7 +13,10 @@ from typing import Any
 
 from visionrnn.cli.environment import inspect_environment
 
-DETECTOR_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmdet3d")
+USES = {  # packages each needs beside the core's
+    "Image classifiers (train, test)": ("mmengine", "timm", "torchvision"),
+    "Detectors (train, test, detect)": ("mmengine", "mmcv", "mmdet", "mmdet3d"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +95,10 @@ def _verdict(report: dict[str, Any]) -> str:
     if not report["core_works"]:
         return f"The core does not work: {report['core_error'] or 'torch or numpy is missing or broken'}"
     broken = [item["package"] for item in report["broken"]]
-    detectors = all(report["packages"][name]["version"] and name not in broken for name in DETECTOR_PACKAGES)
-    lines = ["Kernels, operators and backbones work.", f"Detectors (train, test, detect): {'ready' if detectors else 'not available'}."]
+    lines = ["Kernels, operators and backbones work."]
+    for use, names in USES.items():
+        ready = all(report["packages"][name]["version"] and name not in broken for name in names)
+        lines.append(f"{use}: {'ready' if ready else 'not available'}.")
     if broken:
         lines.append(f"Installed but failing to import: {', '.join(broken)}.")
     return "\n".join(lines)

@@ -42,6 +42,7 @@ PACKAGES = (
     Package("spconv", "sparse convolution on CUDA", "import spconv.pytorch", "spconv", ("spconv-cu126", "spconv-cu120"), cuda_only=True),
     Package("open3d", "3D viewer of mmdet3d", "import open3d", "open3d"),
     Package("matplotlib", "pictures", "import matplotlib.pyplot", "matplotlib"),
+    Package("scikit-learn", "handwritten digits", "import sklearn.datasets", "scikit-learn"),
 )
 
 

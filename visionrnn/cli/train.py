@@ -1,4 +1,4 @@
-"""Train a detector from a config; resume an interrupted training.
+"""Train a detector or an image classifier from a config; resume an interrupted training.
 
 examples:
   visionrnn train vil2_1xb32_digits                    an image classifier, half a minute
