@@ -52,7 +52,7 @@ struct Chunk {
   float *weight, *bias;         // [3, TURNS, Kp], [3, Kp]: this head's
   int64_t at[LENGTH];           // rows of the steps
   double since[LENGTH], until[LENGTH];  // F_t - m_t; i_s - F_s
-  alignas(64) float input[LENGTH], forget[LENGTH], log_forget[LENGTH], m[LENGTH], now[LENGTH], end[LENGTH], sums[LENGTH], inverse[LENGTH];
+  alignas(64) float input[LENGTH], forget[LENGTH], log_forget[LENGTH], m[LENGTH], now[LENGTH], end[LENGTH], scale[LENGTH], sums[LENGTH], inverse[LENGTH];
   float total, last;            // the chunk's whole decay; m behind it
 
   static int64_t size(const Call& call) {
@@ -103,11 +103,14 @@ struct Chunk {
       if (!call.running) store(m + t, -softplus(-::load(input + t)));
     }
     double F = 0;
+    float scaled = call.scale;  // of what is no number neither the maxima nor `exp` tell
     last = before;
     for (int64_t t = 0; t < steps; t++) {
       const float gate = call.running ? input[t] : m[t];
       if (call.running) last = std::max(log_forget[t] + last, gate);
       F += log_forget[t];
+      if (std::isnan(input[t]) || std::isnan(forget[t])) scaled = NAN;
+      scale[t] = scaled;
       m[t] = last;
       since[t] = F - last;
       until[t] = gate - F;
@@ -118,9 +121,9 @@ struct Chunk {
     }
     for (int64_t t = 0; t < rows; t += W) {
       store(now + t, exp(::load(now + t)) * call.scale);
-      store(end + t, exp(::load(end + t)));
+      store(end + t, exp(::load(end + t)) + (scaled - scaled));
     }
-    for (int64_t t = steps; t < rows; t++) now[t] = end[t] = since[t] = until[t] = m[t] = 0;
+    for (int64_t t = steps; t < rows; t++) now[t] = end[t] = scale[t] = since[t] = until[t] = m[t] = 0;
     alignas(64) float whole[W] = {(float)(since[steps - 1] + before)};
     store(whole, exp(::load(whole)));
     total = whole[0];
@@ -163,7 +166,7 @@ struct Chunk {
         for (int64_t j = 0; j < columns; j += W) {
           alignas(64) float exponent[W];
           for (int64_t i = 0; i < W; i++) exponent[i] = (float)(since[t] + until[j + i]);
-          const vec e = first(exp(::load(exponent)) * call.scale, seen - j), p = e * ::load(P + t * LENGTH + j);
+          const vec e = first(exp(::load(exponent)) * scale[t], seen - j), p = e * ::load(P + t * LENGTH + j);
           store(E + t * LENGTH + j, e);
           store(P + t * LENGTH + j, p);
           total += p;

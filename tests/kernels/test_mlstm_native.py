@@ -62,6 +62,16 @@ def test_a_forget_gate_of_minus_infinity_forgets():
     assert whole.isfinite().all() and error(whole[:, 9:], later) <= 2e-6
 
 
+@pytest.mark.parametrize("gating", ["exp", "sigmoid"])
+@pytest.mark.parametrize("gate", ["input_gate", "forget_gate"])
+def test_a_gate_that_is_no_number_is_not_hidden(gate, gating):
+    given = {name: value.detach().float() for name, value in inputs(140, 6, 5).items() if name not in "Cnm"}
+    given[gate][:, 9, 1] = torch.nan
+    h, states = mlstm(**given, gating=gating, return_final_state=True, backend="native")
+    assert h[:, 9:, 1].isnan().all() and states[0][:, 1].isnan().all() and states[1][:, 1].isnan().all()
+    assert h[:, :9].isfinite().all() and h[:, :, 0].isfinite().all() and states[0][:, 0].isfinite().all()
+
+
 def test_results_do_not_depend_on_threads_or_the_rest_of_a_batch():
     given, before, found = inputs(200, 24, 24, batch=3), torch.get_num_threads(), []
     try:

@@ -65,6 +65,14 @@ def test_orders_packed_sequences_and_states():
     check(operator, torch.randn(3, 40, 24), order=(rows, rows.argsort()), reverse=False)
 
 
+@pytest.mark.parametrize("length", [1, 2, 70])
+def test_images_do_not_depend_on_the_rest_of_their_batch(length):
+    operator, x = layer(**FORMS["second version"]), torch.randn(3, length, 24)
+    assert torch.equal(operator(x)[1:2], operator(x[1:2]))
+    packed = operator(x.view(1, -1, 24), torch.arange(4) * length)
+    assert torch.equal(packed.view(3, length, 24), operator(x))
+
+
 def test_wrong_states_are_refused():
     with pytest.raises(ValueError, match=r"state C: expected shape \[2, 4, 12, 12\], got \[1, 4, 12, 12\]"):
         layer().mix(torch.randn(2, 5, 24), {**layer().mix(torch.randn(2, 5, 24))[1], "C": torch.zeros(1, 4, 12, 12)})

@@ -130,7 +130,7 @@ def _gates(u: Tensor, c: Tensor, blocks: Tensor, block_bias: Tensor | None, weig
     of_c, of_u = _folded(blocks, weight)
     if block_bias is not None:
         bias = torch.addmv(bias, weight, block_bias.flatten())
-    return torch.addmm(torch.addmm(bias, u.flatten(0, 1), of_u.t()), c.flatten(0, 1), of_c.t())
+    return linear(c.flatten(0, 1), of_c, bias).add_(linear(u.flatten(0, 1), of_u))
 
 
 def _folded(blocks: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
