@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from visionrnn.serialization.grid_scan import GridScan
 from visionrnn.serialization.grids import Grids, gather, reorder, spread
@@ -62,6 +63,15 @@ def test_kept_orders_serve_training_after_inference():
     x = tokens_of(grids).requires_grad_()
     reorder(x, *order).sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_fake_tensors_are_not_kept():
+    step, grids = parse_traversal([["snake", "diagonal"]])[0], Grids(((5, 5), (3, 2)), packed=True)
+    with FakeTensorMode():
+        assert type(grids.orders(step, CPU)[0]) is FakeTensor and type(grids.boundaries(CPU)[0]) is FakeTensor
+    assert grids.boundaries(CPU)[0].tolist() == [0, 25, 31] and grids.orders(step, CPU)[0].sum() == 2 * 15 * 31
+    with FakeTensorMode():
+        assert type(grids.orders(step, CPU)[0]) is FakeTensor
 
 
 def test_boundaries():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
 from visionrnn.layers.linear import Linear
 from visionrnn.layers.recurrent import Recurrent
+from visionrnn.serialization.constants import kept
 from visionrnn.serialization.grids import Grids, reorder
 from visionrnn.serialization.traversal2d import Path
 
@@ -69,8 +68,7 @@ class BidirectionalRNN2D(nn.Module):
 
     def _packed_scan(self, x: Tensor, name: str, grids: Grids) -> list[Tensor]:
         """[1, T, D] for each direction."""
-        lines = _lines if torch.compiler.is_compiling() else _kept_lines
-        bounds = lines(grids.sizes, name, x.device)
+        bounds = _lines(grids.sizes, name, x.device)
         order = grids.order(Path("column"), x.device) if name == "rnn_v" else None
         if order is not None:
             x = reorder(x, *order)
@@ -78,6 +76,7 @@ class BidirectionalRNN2D(nn.Module):
         return found if order is None else [reorder(value, *order[::-1]) for value in found]
 
 
+@kept(256)
 def _lines(sizes: tuple[tuple[int, int], ...], name: str, device: torch.device) -> tuple[Tensor, int]:
     """(cu_seqlens, max_seqlen) of all columns, rows or maps, one map after the other."""
     if name == "rnn_v":
@@ -87,9 +86,3 @@ def _lines(sizes: tuple[tuple[int, int], ...], name: str, device: torch.device) 
     else:
         lengths = [height * width for height, width in sizes]
     return torch.tensor([0, *lengths]).cumsum(0).to(device), max(lengths)
-
-
-@lru_cache(maxsize=256)
-def _kept_lines(*arguments) -> tuple[Tensor, int]:
-    with torch.inference_mode(False):  # they may serve training later
-        return _lines(*arguments)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from visionrnn.serialization.constants import kept
 from visionrnn.serialization.grids import Grids
 
 
@@ -39,8 +38,7 @@ class GridConv(nn.Conv2d):
         weight = self.weight.flip(2, 3) if rotated else self.weight
         sizes, tokens = grids.sizes, tokens.contiguous()
         if any(size != sizes[0] for size in sizes):
-            make = _canvas if torch.compiler.is_compiling() else _kept_canvas  # a traced graph makes its own, as Grids' orders
-            source, place, size = make(sizes, self.kernel_size[0] // 2, tokens.device)
+            source, place, size = _canvas(sizes, self.kernel_size[0] // 2, tokens.device)
             ground = torch.cat([tokens, tokens.new_zeros(1, 1, tokens.shape[2])], 1)  # its last row is what lies between the images
             out = self._convolved(ground.index_select(1, source), size, weight).index_select(1, place)
         else:
@@ -53,6 +51,7 @@ class GridConv(nn.Conv2d):
         return self._conv_forward(image, weight, self.bias).permute(0, 2, 3, 1).flatten(1, 2)
 
 
+@kept(64)
 def _canvas(sizes: tuple[tuple[int, int], ...], gap: int, device: torch.device) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Images below each other, ``gap`` empty rows between them: the token at every place of the canvas (their number where there is
     none), the place of every token, and the canvas' size."""
@@ -64,9 +63,3 @@ def _canvas(sizes: tuple[tuple[int, int], ...], gap: int, device: torch.device) 
     place, height = torch.cat(places), top - gap
     source = torch.full((height * width,), len(place)).index_copy_(0, place, torch.arange(len(place)))
     return source.to(device), place.to(device), (height, width)
-
-
-@lru_cache(maxsize=64)
-def _kept_canvas(*arguments) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    with torch.inference_mode(False):  # they may serve training later
-        return _canvas(*arguments)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionrnn.layers.linear import Linear
+from visionrnn.serialization.constants import kept
 from visionrnn.serialization.grids import Grids
 
 
@@ -27,8 +26,7 @@ class PatchMerging(nn.Module):
         """Tokens [B, T, C] (or packed) → [B, ⌈H / 2⌉ · ⌈W / 2⌉, out_dim], and their grids."""
         coarse = Grids(tuple((-(-height // 2), -(-width // 2)) for height, width in grids.sizes), grids.packed)
         if grids.packed:
-            find = _quadruples if torch.compiler.is_compiling() else _kept_quadruples
-            index = find(grids.sizes, tokens.device)
+            index = _quadruples(grids.sizes, tokens.device)
             tokens = F.pad(tokens, (0, 0, 0, 1)).index_select(1, index)  # the row behind the last token is what lies outside the grids
         else:
             (height, width), (rows, columns) = grids.sizes[0], coarse.sizes[0]
@@ -40,6 +38,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(tokens)), coarse
 
 
+@kept(64)
 def _quadruples(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """[4 Σ T]: for every merged token the four packed tokens it is made of, row by row; their whole number for one outside."""
     parts, start, total = [], 0, sum(height * width for height, width in sizes)
@@ -49,9 +48,3 @@ def _quadruples(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Ten
         parts.append(index.unflatten(1, (-1, 2)).unflatten(0, (-1, 2)).transpose(1, 2).flatten())
         start += height * width
     return torch.cat(parts).to(device, non_blocking=True)
-
-
-@lru_cache(maxsize=64)
-def _kept_quadruples(*arguments) -> Tensor:
-    with torch.inference_mode(False):  # they may serve training later
-        return _quadruples(*arguments)

@@ -1,9 +1,10 @@
-"""Small constants on a device, sent there once: each transfer from the host may make it wait for the device."""
+"""Tensors that are made once: small constants on a device, since a transfer from the host may make it wait, and what many blocks need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,28 @@ def kept_on_device(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return make(*rest, device).to(device)
 
     return wraps(make)(kept)
+
+
+def kept(number: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator for functions of hashable arguments that return tensors: remembers the last ``number`` results.
+
+    In a traced graph, whose constants they would become, and for fake tensors, which are worth nothing later, they are made anew.
+    """
+
+    def decorate(make: Callable[..., Any]) -> Callable[..., Any]:
+        @lru_cache(number)
+        def remembered(*arguments):
+            with torch.inference_mode(False):  # they may serve training later
+                return make(*arguments)
+
+        @wraps(make)
+        def find(*arguments):
+            anew = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+            return make(*arguments) if anew else remembered(*arguments)
+
+        return find
+
+    return decorate
 
 
 @kept_on_device

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from visionrnn.serialization.constants import kept
 from visionrnn.serialization.traversal2d import Path, Step, path_order, windowed_order
 
 Order = tuple[Tensor, Tensor]
@@ -42,9 +42,7 @@ class Grids:
         """(order, place), each [P, T], of all P paths of a step; None where one path keeps the tokens as they are."""
         if step == (Path("raster"),) and all(_is_one_window(size, window, shift) for size in self.sizes):
             return None
-        # a traced graph makes its orders itself: tensors remembered from outside would become its constants
-        make = _orders if torch.compiler.is_compiling() else _kept_orders
-        return make(self.sizes, step, window, shift, device)
+        return _orders(self.sizes, step, window, shift, device)
 
     def boundaries(self, device: torch.device, paths: int = 1, group_size: int | None = None) -> tuple[Tensor, int] | tuple[None, None]:
         """(cu_seqlens, max_seqlen) of packed tokens; (None, None) for images of one size.
@@ -54,14 +52,14 @@ class Grids:
         """
         if not self.packed:
             return None, None
-        make = _boundaries if torch.compiler.is_compiling() else _kept_boundaries
-        return make(self.sizes, paths, group_size, device)
+        return _boundaries(self.sizes, paths, group_size, device)
 
 
 def _is_one_window(size: tuple[int, int], window: tuple[int, int] | None, shift: bool) -> bool:
     return window is None or all(extent + (part // 2 if shift else 0) <= part for extent, part in zip(size, window, strict=True))
 
 
+@kept(128)  # a megabyte each for a path through 256 × 256 tokens
 def _orders(sizes: tuple[tuple[int, int], ...], step: Step, window: tuple[int, int] | None, shift: bool, device: torch.device) -> Order:
     rows = []
     for path in step:
@@ -75,23 +73,12 @@ def _orders(sizes: tuple[tuple[int, int], ...], step: Step, window: tuple[int, i
     return order, torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
 
 
+@kept(256)
 def _boundaries(sizes: tuple[tuple[int, int], ...], paths: int, group_size: int | None, device: torch.device) -> tuple[Tensor, int]:
     lengths = [height * width for height, width in sizes] * paths
     if group_size is not None:
         lengths = [min(group_size, length - start) for length in lengths for start in range(0, length, group_size)]
     return torch.tensor([0, *lengths]).cumsum(0).to(device, non_blocking=True), max(lengths, default=0)
-
-
-@lru_cache(maxsize=128)  # a megabyte each for a path through 256 × 256 tokens
-def _kept_orders(*arguments) -> Order:
-    with torch.inference_mode(False):  # they may serve training later
-        return _orders(*arguments)
-
-
-@lru_cache(maxsize=256)
-def _kept_boundaries(*arguments) -> tuple[Tensor, int]:
-    with torch.inference_mode(False):
-        return _boundaries(*arguments)
 
 
 def reorder(tokens: Tensor, order: Tensor, place: Tensor) -> Tensor:
