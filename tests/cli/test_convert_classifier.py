@@ -57,9 +57,13 @@ def test_there_and_back(case, tmp_path, capsys):
     generator = torch.Generator().manual_seed(1)
     scores = model(torch.randn(2, 3, kwargs["img_size"], kwargs["img_size"], generator=generator))
     assert scores.shape == (2, 5) and scores.isfinite().all() and scores.std() > 0
-    assert cli.main(["convert-checkpoint", family_of(case), str(ours), str(back), *options, "--to", "official"]) == 0
-    after = torch.load(back, weights_only=True)["state_dict"]
-    assert after.keys() == before.keys() and all(torch.equal(after[key], value) for key, value in before.items())
+    training = tmp_path / "epoch_3.pth"
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in model.state_dict().items()}, "meta": {"epoch": 3}}, training)
+    for file in (ours, training):
+        back_again = ["convert-checkpoint", family_of(case), str(file), str(back), *options, "--to", "official", "--force"]
+        assert cli.main(back_again) == 0
+        after = torch.load(back, weights_only=True)["state_dict"]
+        assert after.keys() == before.keys() and all(torch.equal(after[key], value) for key, value in before.items())
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -71,6 +71,16 @@ def test_searched_for_only(package):
     check()
 
 
+def test_a_finder_of_the_old_kind(package):
+    class OldFinder:
+        def find_module(self, name, path=None):
+            return None
+
+    sys.meta_path.insert(0, OldFinder())
+    on_import.when_imported(NAME)
+    assert sys.meta_path[0].find_spec(NAME).origin == str(package)
+
+
 def test_reloaded(package):
     on_import.when_imported(NAME)
     module = importlib.import_module(NAME)

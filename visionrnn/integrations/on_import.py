@@ -55,7 +55,8 @@ class OnImport:
         if name != self.package:
             return None
         for finder in sys.meta_path:
-            spec = None if isinstance(finder, OnImport) else finder.find_spec(name, path, target)
+            find = None if isinstance(finder, OnImport) else getattr(finder, "find_spec", None)  # some old finders have none
+            spec = find and find(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "__dict__") and not isinstance(spec.loader, type):
                     _integrate_after(spec.loader, name)

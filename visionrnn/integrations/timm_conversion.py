@@ -10,11 +10,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import visionrnn.integrations.timm  # noqa: F401  (registers the models)
 from visionrnn import __version__
 from visionrnn.checkpoints import as_official, check_fit, read_checkpoint
 from visionrnn.conversion import Conversion, checked_paths, has_names_of, to_our_names, unwrapped, write_weights
 from visionrnn.errors import CheckpointError, DataError
+from visionrnn.integrations.timm import of_classifier
 from visionrnn.official import FAMILIES
 
 VIL = ("vil_*", "vil2_*")
@@ -33,16 +33,17 @@ def convert_classifier(
 ) -> Conversion:
     """Reads ``source``, renames its weights, compares them with ``timm.create_model(model_name, **model_kwargs)``, and writes ``target``.
 
-    Published weights become a file for ``timm.create_model(model_name, checkpoint_path=target)``; with ``to_official``, one of ours gets
-    the published names. The model is built without memory for its weights, and nothing that is stored in ``source`` is executed. Nothing
-    is written unless every tensor has its place with the same shape and none is missing. A ``.safetensors`` holds the tensors only.
+    Published weights become a file for ``timm.create_model(model_name, checkpoint_path=target)``; with ``to_official``, one of ours, a
+    training's too, gets the published names. The model is built without memory for its weights, and nothing that is stored in ``source``
+    is executed. Nothing is written unless every tensor has its place with the same shape and none is missing. A ``.safetensors`` holds the
+    tensors only.
 
     Raises CheckpointError (unreadable, of another model, in the wrong direction) and DataError (unknown model or option; target is the
     source, exists without ``overwrite``, has an unknown ending).
     """
     source, target = checked_paths(source, target, overwrite)
     model = build_without_memory(model_name, model_kwargs)
-    state = unwrapped(read_checkpoint(source)["state_dict"])
+    state = of_classifier(unwrapped(read_checkpoint(source)["state_dict"]))
     left_out = tuple(name for name in state if name.endswith(FAMILIES[family].ignored))
     state = {name: value for name, value in state.items() if name not in left_out}
     content: dict[str, Any] = {}
