@@ -175,6 +175,7 @@ def test_two_processes_share_the_images(config, tmp_path):
         (["model.backbone.num_classes=4"], "has 3 folders of classes, the model has 4 classes"),
         (["model.backbone.name=vil9"], "model.backbone.name='vil9': no classifier in timm's registry; ours are: "),
         (["model.loss.type=LabelSmoothingCrossEntropy"], "does not take the targets of a training with model.mixup"),
+        (["+model.backbone.width=16"], "model.backbone: vil2_tiny_patch16_224 has no such option: "),
         (["model.loss.type=Hinge"], "model.loss.type='Hinge': unknown; expected one of CrossEntropyLoss"),
     ],
 )

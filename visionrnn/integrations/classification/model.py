@@ -33,7 +33,8 @@ class ImageClassifier(BaseModel):
     number of classes is the backbone's), applied while training; the batch must be even. ``augment``: modules of this package that change a
     whole batch [B, C, H, W] while training, before mixup.
 
-    Raises DataError for an unknown name in timm's registry, an unknown loss, and a loss that does not fit mixup.
+    Raises DataError for an unknown name in timm's registry, an option the classifier does not have, an unknown loss, and a loss that does
+    not fit mixup.
     """
 
     def __init__(
@@ -83,7 +84,12 @@ def _create(config: Mapping[str, Any]) -> nn.Module:
     if not isinstance(name, str) or not timm.is_model(name.partition(".")[0]):
         ours = ", ".join(timm.list_models(["vil*", "*sequencer2d_*", "visionrnn_*", "pyramidrnn_*"]))
         raise DataError(f"model.backbone.name={name!r}: no classifier in timm's registry; ours are: {ours}")
-    return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise DataError(f"model.backbone: {name} has no such option: {error}") from error
 
 
 def _loss(config: Mapping[str, Any], mixed: bool) -> nn.Module:

@@ -88,9 +88,10 @@ class SafeRunner(Runner):
         loader = built.dataloader
         if isinstance(loader, DataLoader) and not len(loader):
             samples: Any = loader.dataset
+            each = f" in each of {self.world_size} processes" if self.world_size > 1 else ""
             raise DataError(
-                f"train_dataloader: {len(samples)} samples make no whole batch of {loader.batch_size} in each of"
-                f" {self.world_size} processes; use a smaller batch: --cfg-options train_dataloader.batch_size=NUMBER"
+                f"train_dataloader: {len(samples)} samples make no whole batch of {loader.batch_size}{each}; use a smaller batch:"
+                " --cfg-options train_dataloader.batch_size=NUMBER"
             )
         return built
 
