@@ -30,3 +30,33 @@ def test_hooks_inside_are_called():
         found = layer(x)
         torch.testing.assert_close(seen[0], F.gelu(layer.fc1(x)), atol=1e-6, rtol=0)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+class Twice(torch.nn.Module):
+    """As adapters stand in for a linear layer: they have its weight, and do more."""
+
+    def __init__(self, inner: torch.nn.Linear):
+        super().__init__()
+        self.inner = inner
+        self.weight, self.bias = inner.weight, inner.bias
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
+@pytest.mark.parametrize("change", ["activation", "rougher", "adapter", "forward"])
+def test_what_was_put_in_the_place_of_a_part_is_used(change):
+    torch.manual_seed(0)
+    layer, x = Mlp(8, 20), torch.randn(4, 8)
+    if change == "activation":
+        layer.act = torch.nn.ReLU()
+    elif change == "rougher":
+        layer.act = torch.nn.GELU("tanh")
+    elif change == "adapter":
+        layer.fc1 = Twice(layer.fc1)
+    else:
+        inner = layer.fc1.forward
+        layer.fc1.forward = lambda x: 2 * inner(x)
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=0)

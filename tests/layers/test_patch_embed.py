@@ -72,6 +72,12 @@ def test_wrong_images_are_named(given, message):
         embedding().float()(given)
 
 
+@pytest.mark.parametrize("options", [dict(patch_size=0), dict(patch_size=(8, -8)), dict(patch_size=8, stride=0)], ids=str)
+def test_empty_patches_are_refused(options):
+    with pytest.raises(ValueError, match=r"patch_size=.*stride=.*at least 1 pixel"):
+        PatchEmbed(**{"img_size": 16, "in_chans": 3, "dim": 4, **options})
+
+
 def test_other_sizes_need_a_dynamic_model():
     with pytest.raises(ValueError, match=r"16 × 16 pixels: the model was built for 16 × 24.*dynamic_img_size"):
         embedding(dynamic=False)(torch.zeros(1, 3, 16, 16).double())

@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         return nn.Identity()
 
     def make_head(self) -> nn.Module:
-        """The head for the present number of classes; starts at zero."""
+        """The head for the present number of classes; its weights start almost at zero, its bias at zero."""
         if self.num_classes <= 0:
             return nn.Identity()
         head = Linear(self.head_hidden_size, self.num_classes)

@@ -23,7 +23,7 @@ class PatchEmbed(nn.Module):
     """Images → tokens: a linear map of every patch, stored as a convolution; ``stride`` below the patch size lets patches overlap.
 
     ``img_size`` is what the model is built for. Images of another size raise ValueError unless ``dynamic``; a list of images [C, H, W] of
-    different sizes needs ``dynamic`` too.
+    different sizes needs ``dynamic`` too. Raises ValueError for an empty patch or stride, and for an ``img_size`` below a patch.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.img_size, self.patch_size, self.dynamic = pair(img_size), pair(patch_size), dynamic
         self.stride = self.patch_size if stride is None else pair(stride)
+        if min(*self.patch_size, *self.stride) < 1:
+            raise ValueError(f"patch_size={patch_size}, stride={stride}: expected at least 1 pixel each")
         self.proj = nn.Conv2d(in_chans, dim, self.patch_size, self.stride, bias=bias)
         nn.init.xavier_uniform_(self.proj.weight.flatten(1))  # as the linear map of a patch that it is
         if bias:
