@@ -129,6 +129,9 @@ def test_refusals():
         ImageBackbone("vil3_tiny")
     with pytest.raises(ValueError, match="4 intermediate features"):
         ImageBackbone(**VIL, out_indices=(4,))
+    for indices in ((2, 0), (3, -1)):  # maps come in the model's order, each once
+        with pytest.raises(ValueError, match="rising numbers"):
+            ImageBackbone(**VIL, out_indices=indices)
 
 
 def test_simple_pyramid():

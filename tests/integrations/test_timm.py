@@ -66,6 +66,7 @@ def test_configuration_and_heads(name):
 
     features = model.forward_features(images())
     assert features.shape[-1] == model.num_features
+    assert (features.ndim == 4) == (getattr(model, "output_fmt", "NLC") == "NHWC")
     before = model.forward_head(features, pre_logits=True)
     assert before.shape == (2, model.head_hidden_size)
     torch.testing.assert_close(model.forward_head(features), model(images()))

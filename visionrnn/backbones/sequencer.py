@@ -156,6 +156,8 @@ class Sequencer2D(Classifier):
     −log(num_classes). Images may have any size; what is left of it behind whole patches is not seen.
     """
 
+    output_fmt, feature_dim = "NHWC", -1  # of forward_features; both are timm's words for it
+
     def __init__(
         self,
         num_classes: int = 1000,

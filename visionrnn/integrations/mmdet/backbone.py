@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ class ImageBackbone(BaseModule):
     """Images [B, C, H, W] of any size → tuple of maps [B, C_i, H / s_i, W / s_i] of a classifier of timm's registry.
 
     ``name`` and the further arguments are those of ``timm.create_model``; a model of this package is made for images of all sizes.
-    ``out_indices``: which intermediate features to give, numbers as in timm's ``features_only``, negative from the end; by default the last
-    of every resolution. ``out_norm``: a layer norm of its own for each map. ``frozen_stages``: -1 trains everything; n keeps patches and
-    positions and the first n stages (plain models: blocks) as they are. ``channels`` and ``strides`` tell the maps' widths and s_i.
+    ``out_indices``: which intermediate features to give, numbers as in timm's ``features_only``, negative from the end, in rising order; by
+    default the last of every resolution. ``out_norm``: a layer norm of its own for each map. ``frozen_stages``: -1 trains everything; n
+    keeps patches and positions and the first n stages (plain models: blocks) as they are. ``channels`` and ``strides`` tell the maps'
+    widths and s_i.
 
     ``init_cfg=dict(type="Pretrained", checkpoint=FILE, prefix="backbone.")`` loads weights of a classifier, ours or published, when the
     model's weights are initialised; every weight of the backbone must be there (CheckpointError). ``pretrained=True`` has timm load them.
-    Raises DataError for an unknown name and for a model without intermediate features; ValueError for an index that does not exist.
+    Raises DataError for an unknown name and for a model without intermediate features; ValueError for an index that does not exist, and for
+    indices that do not rise.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class ImageBackbone(BaseModule):
         strides = [stage["reduction"] for stage in info]
         wanted = [i for i in range(len(info)) if strides[i] not in strides[i + 1 :]] if out_indices is None else list(out_indices)
         self.out_indices: list[int] = model.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+        if any(later <= index for index, later in pairwise(self.out_indices)):
+            raise ValueError(f"out_indices={out_indices}: expected rising numbers of intermediate features, each once")
         self.model, self._loaded = model, False
         self.channels, self.strides = ([info[i][key] for i in self.out_indices] for key in ("num_chs", "reduction"))
         self.out_norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in self.channels if out_norm)
