@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import torch
@@ -72,7 +73,7 @@ class Recurrence:
         else:
             rows = Rows(self.like, self.cu_seqlens, self.max_seqlen, self.reverse)
             timed = {name: None if value is None else rows.lay(value, blank) for name, (value, blank) in self._timed.items()}
-            with torch.autocast(self.like.device.type, enabled=False):  # its matrix products too are computed in the type promised
+            with without_autocast(self.like.device.type):  # its matrix products too are computed in the type promised
                 out, *states = self.call(**timed, **self._other, **options)
             out = rows.back(out)
         half = self.like.dtype in (torch.float16, torch.bfloat16)
@@ -102,6 +103,11 @@ class Recurrence:
         if value.device != self.like.device:
             raise ValueError(f"{name}: expected {expected} on {self.like.device} as {self.name}, got {value.dtype} on {value.device}")
         return value if value.is_complex() else value.to(self.dtype)
+
+
+def without_autocast(kind: str) -> AbstractContextManager:
+    """Inside the block autocast is off for a kind of device; "meta" knows no autocast."""
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _is_double(value: Tensor) -> bool:

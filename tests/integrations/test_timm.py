@@ -146,6 +146,13 @@ def test_channels_and_classes(name):
 
 
 @every
+def test_shapes_without_memory(name):
+    model = small(name, device="meta").eval()
+    assert model(images().to("meta")).shape == (2, 10)
+    assert model.to(torch.bfloat16)(images().to("meta", torch.bfloat16)).dtype == torch.bfloat16
+
+
+@every
 def test_device_type_and_unknown_arguments(name):
     with pytest.raises(TypeError, match="not_an_argument"):
         small(name, not_an_argument=1)

@@ -13,6 +13,7 @@ from visionrnn.kernels import mlstm
 from visionrnn.kernels.activations import silu_gate
 from visionrnn.kernels.dispatch import choose
 from visionrnn.kernels.packing import boundaries
+from visionrnn.kernels.recurrence import without_autocast
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -134,8 +135,8 @@ class MLSTM(Operator):
             size == mlstm_fused.BLOCK
             and first.shape[-1] // self.num_heads % size == 0
             and all(value.dtype == torch.float32 for value in (*given, self.qkv_weight))
-            and not torch.is_autocast_enabled(first.device.type)
             and choose("gated_linear", "gated_linear_attention", self.backend, torch.float32, first.device.type) == "native"
+            and not torch.is_autocast_enabled(first.device.type)
         )
 
     def _fused(
@@ -189,7 +190,7 @@ class MLSTM(Operator):
 
     def _from_input(self, x: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         """The same by whole matrices, faster while they are small: blocks and gates put together, v and its share of the gates from x."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             number = self.qkv_weight.shape[1]
             diagonal = torch.eye(number, dtype=self.qkv_weight.dtype, device=self.qkv_weight.device)[:, None, :, None]
             q, k, v = (self.qkv_weight.unsqueeze(-2) * diagonal).flatten(3, 4).flatten(1, 2)  # [D, D] each
