@@ -93,7 +93,7 @@ class PyramidRNN(Classifier):
     round sizes up. Raises KeyError, TypeError or ValueError for an unknown operator, option or path, with the choices.
     """
 
-    output_fmt = "NHWC"  # of forward_features
+    output_fmt, feature_dim = "NHWC", -1  # of forward_features; both are timm's words for it
 
     def __init__(
         self,
