@@ -1,4 +1,6 @@
-"""Packed sequences [1, N, ...] with boundaries ``cu_seqlens`` ↔ padded rows [S, T, ...]."""
+"""Packed sequences [1, N, ...] with boundaries ``cu_seqlens`` ↔ padded rows [S, T, ...]; rows in another order."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +72,30 @@ def reversal_index(cu_seqlens: Tensor, length: int) -> Tensor:
     """[N]: the permutation that reverses every packed sequence in place (it is its own inverse)."""
     bounds, sequence = cu_seqlens.long(), sequence_of(cu_seqlens, length)
     return bounds[sequence] + bounds[sequence + 1] - 1 - torch.arange(length, device=cu_seqlens.device)
+
+
+def permuted(value: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """[B, T · r, ...] → the same with position p holding what row ``index[p]`` of the N = B · T did, r rows at a time."""
+    if not value.numel():
+        return value
+    rows = value.flatten(0, 1).unflatten(0, (len(index), -1))
+    return permuted_rows(rows, index, inverse).flatten(0, 1).view(value.shape)
+
+
+def permuted_rows(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """rows[index], [N, ...], for a permutation: with its inverse the gradient is gathered rather than added up."""
+    return _Permutation.apply(rows, index, inverse)
+
+
+class _Permutation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.index, ctx.inverse = index, inverse
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _Permutation.apply(grad, ctx.inverse, ctx.index), None, None
 
 
 class Rows:

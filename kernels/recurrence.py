@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from .dispatch import choose, implementation
+from .ordered import Both
 from .packing import Rows
 from .packing import boundaries as checked_boundaries
+from .spans import BOTH, FORWARD, REVERSE
 
+MAX_WIDTH = 256  # of the states of Triton kernels
+HALF = (torch.float16, torch.bfloat16)
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}  # dtype.to_complex() cannot be traced
 
 
@@ -22,7 +26,9 @@ class Recurrence:
     when it is float64, otherwise in float32: half types are cast before, the output is cast back, states stay float32.
 
     A back end gets rows that run forward in time; steps beyond the end of a shorter sequence are ``blank`` and must leave the state
-    as it is. The native back end instead gets the arguments as they are, contiguous, with ``cu_seqlens`` and ``reverse``.
+    as it is. The native back end instead gets the arguments as they are, contiguous, with ``cu_seqlens`` and ``reverse``; that of Triton
+    gets ``cu_seqlens`` (None for a batch), ``index``, ``direction`` and ``own`` (see ``Spans``), and arguments with a time axis in the
+    type they have.
     """
 
     def __init__(
@@ -36,26 +42,39 @@ class Recurrence:
         max_seqlen: int | None,
         reverse: bool,
         backend: str,
+        index: Tensor | None = None,
+        direction: str | Both | None = None,
+        widths: tuple[int, ...] = (),
     ):
         if like.dim() < 3 or not (like.is_floating_point() or like.is_complex()):
             raise ValueError(f"{name}: expected floating point [B, T, ...], got {like.dtype} {list(like.shape)}")
         self.name, self.like, self.reverse, self.max_seqlen, self.cu_seqlens = name, like, reverse, max_seqlen, cu_seqlens
         self.dtype = torch.float64 if _is_double(like) else torch.float32
+        self.both = direction if isinstance(direction, Both) else None
+        self.index, self.own = index, self.both is not None and self.both.own
         self.backend = choose(family, function, backend, self.dtype, like.device.type)
+        if self.backend == "triton" and max(widths, default=0) > MAX_WIDTH:
+            if backend == "triton" or index is not None or self.both is not None:
+                raise ValueError(f"{name}: backend='triton' takes widths up to {MAX_WIDTH}, got {max(widths)}; use backend='chunkwise'")
+            self.backend = choose(family, function, "chunkwise", self.dtype, like.device.type)
         self.call = implementation(family, function, self.backend)
         if cu_seqlens is not None:
-            self.cu_seqlens = checked_boundaries(cu_seqlens, like)
+            self.cu_seqlens = checked_boundaries(cu_seqlens, like[: len(like) // 2] if self.own else like)
         self.sequences = like.shape[0] if self.cu_seqlens is None else self.cu_seqlens.numel() - 1
+        if self.both is not None and not (self.own and self.cu_seqlens is None):
+            self.sequences *= 2
         self._timed: dict[str, tuple[Tensor | None, float | None]] = {}
         self._other: dict[str, Tensor | None] = {}
 
     def timed(self, name: str, value: Tensor | None, shape: tuple[int, ...], blank: float | None = None) -> None:
         """An argument [B, T, *shape]. ``blank`` fills the steps beyond the end of a sequence; None: anything finite may stand there."""
-        self._timed[name] = self.checked(name, value, (*self.like.shape[:2], *shape)), blank
+        checked = self.checked(name, value, (*self.like.shape[:2], *shape))
+        keep = self.backend == "triton" and value is not None and value.dtype in HALF  # its kernels read half types themselves
+        self._timed[name] = value if keep else checked, blank
 
     def constant(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
-        """An argument without a time axis, the same for all sequences."""
-        self._other[name] = self.checked(name, value, shape)
+        """An argument without a time axis, the same for all sequences; [2, *shape] where each of both directions has its own."""
+        self._other[name] = self.checked(name, value, (2, *shape) if self.own else shape)
 
     def state(self, name: str, value: Tensor | None, shape: tuple[int, ...], default: float = 0.0, complex: bool = False) -> None:
         """A state before the first step, [B, *shape] (one row per sequence with cu_seqlens); ``default`` everywhere when it is None."""
@@ -66,6 +85,10 @@ class Recurrence:
 
     def run(self, padded: bool = True, **options: Any) -> tuple[Tensor, ...]:
         """(output in the type of ``like``, final states ...). Not ``padded``: every back end gets what the native one gets."""
+        if self.backend == "triton":
+            arguments = {name: value for name, (value, _) in self._timed.items()} | self._other
+            contiguous = {name: None if value is None else value.contiguous() for name, value in arguments.items()}
+            return self.call(**contiguous, **self.order(), **options)
         if self.backend == "native" or not padded:
             arguments = {name: value for name, (value, _) in self._timed.items()} | self._other
             contiguous = {name: None if value is None else value.contiguous() for name, value in arguments.items()}
@@ -76,8 +99,12 @@ class Recurrence:
             with without_autocast(self.like.device.type):  # its matrix products too are computed in the type promised
                 out, *states = self.call(**timed, **self._other, **options)
             out = rows.back(out)
-        half = self.like.dtype in (torch.float16, torch.bfloat16)
-        return (out.to(self.like.dtype) if half else out, *states)
+        return (out.to(self.like.dtype) if self.like.dtype in HALF else out, *states)
+
+    def order(self) -> dict[str, Any]:
+        """What Triton operators take of it, by name."""
+        direction = BOTH if self.both is not None else REVERSE if self.reverse else FORWARD
+        return {"cu_seqlens": self.cu_seqlens, "index": self.index, "direction": direction, "own": self.own}
 
     def boundaries(self) -> Tensor:
         """[S + 1]: where the sequences begin in the flattened [B · T, ...] tensors."""

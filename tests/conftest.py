@@ -1,11 +1,14 @@
 """Shared fixtures."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(2)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported: its kernels then run on CPU tensors
 
 
 @pytest.fixture(scope="session")

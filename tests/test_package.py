@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from visionrnn.kernels import native
 from visionrnn.kernels.native.build import BUILDS, find_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,3 +135,8 @@ def test_wheel_outside_the_checkout(tmp_path):
     shipped = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").glob("[!_]*/*.py")}
     assert set(names.split()) == shipped and len(shipped) > 0
     assert all(Path(path).is_relative_to(site) for path in paths.split())
+
+
+def test_the_native_library_is_built_where_there_is_a_compiler():
+    """Tests that need the library are skipped without it: a build that failed must not pass for one that was not possible."""
+    assert native.is_built() or find_compiler() is None or os.environ.get("VISIONRNN_NATIVE") == "off", native.HOW_TO_BUILD

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations import softplus
+from ..ordered import ordered
 from ..recurrence import Recurrence
 
 NO_MAXIMUM = -1e38  # the maximum of no scores; finite, so that differences are
 BLANK_SCORE = -2e38  # a score that adds nothing even then
 
 
+@ordered("diagonal", "diagonal_scan", timed=("x", "log_decay", "sign"), rank=3)
 def diagonal_scan(
     x: Tensor,
     log_decay: Tensor,
@@ -23,6 +25,9 @@ def diagonal_scan(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_t = sign_t ⊙ exp(log_decay_t) ⊙ h_{t-1} + x_t, for all t.
@@ -36,12 +41,19 @@ def diagonal_scan(
     ``reverse`` runs from the last step to the first. ``cu_seqlens`` [S + 1] packs S sequences into B = 1; ``max_seqlen`` bounds
     their length and spares a GPU a synchronisation. Returns h, shaped as x, and with ``return_final_state`` also the state after the
     last step [B, ...]. Raises ValueError for wrong shapes, dtypes, devices and unknown back ends.
+
+    ``index`` [B · T], a permutation: step p reads row ``index[p]`` of the flattened inputs and writes there. ``direction``: "forward",
+    "reverse", or "both": two scans, of the same x [B, T, D] or, for inputs [2, B, T, D], of one for each; states are [2, B, ...], and
+    outputs added, or with ``merge`` "stack" returned as [2, B, T, D], the forward one first.
     """
     is_complex = x.is_complex() or log_decay.is_complex() or (initial_state is not None and initial_state.is_complex())
     if is_complex:
         x, initial_state = _to_complex("x", x), None if initial_state is None else _to_complex("initial_state", initial_state)
     name = "complex_diagonal_scan" if is_complex else "diagonal_scan"
-    call = Recurrence("diagonal", name, "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    call = Recurrence(
+        "diagonal", name, "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction,
+    )  # fmt: skip
     shape, whole = tuple(x.shape[2:]), tuple(x.shape)
     constant = (
         log_decay.dim() == len(shape) and tuple(log_decay.shape) == shape

@@ -25,7 +25,7 @@ EXTREMES = {
 
 
 def backends_of(sample: Sample) -> tuple[str, ...]:
-    return available_backends(sample.family, sample.kernel)
+    return available_backends(sample.family, sample.kernel, "cpu")
 
 
 def pairs(*without: str, stateful: bool = False) -> pytest.MarkDecorator:

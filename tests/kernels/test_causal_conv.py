@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from visionrnn.kernels import available_backends, causal_conv
 from visionrnn.testing import error
 
-BACKENDS = available_backends("causal_conv")
+BACKENDS = available_backends("causal_conv", device="cpu")
 native = pytest.mark.skipif("native" not in BACKENDS, reason="the native library is not built")
 
 

@@ -11,7 +11,7 @@ from recurrence_checks import cast, extreme_inputs
 from visionrnn.kernels import available_backends, delta_rule, generalized_delta_rule
 from visionrnn.testing import BOUNDS, SAMPLES, error
 
-BACKENDS = pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "delta_rule") if name != "native"])
+BACKENDS = pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "delta_rule", "cpu") if name != "native"])
 SIZES = dict(batch=2, length=70, heads=2, key=6, value=4)
 
 

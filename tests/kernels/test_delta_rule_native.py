@@ -8,14 +8,13 @@ import pytest
 import torch
 from recurrence_checks import cast, check_agreement
 
-from visionrnn.kernels import available_backends
+from visionrnn.kernels import native
 from visionrnn.testing import SAMPLES
 
 NAMES = ("delta_rule", "kda", "delta_product", "generalized_delta_rule", "ttt_linear", "ttt_linear_fla")
-SAMPLES_HERE = [SAMPLES[name] for name in NAMES if name in SAMPLES and "native" in available_backends("delta_rule", SAMPLES[name].kernel)]
+pytestmark = pytest.mark.skipif(not native.is_built(), reason="the native library is not built")
+SAMPLES_HERE = [SAMPLES[name] for name in NAMES]
 EVERY = pytest.mark.parametrize("sample", SAMPLES_HERE, ids=lambda sample: sample.name)
-if not SAMPLES_HERE:
-    pytest.skip("the native library is not there", allow_module_level=True)
 
 
 @EVERY

@@ -11,7 +11,7 @@ from recurrence_checks import cast
 from visionrnn.kernels import available_backends, diagonal_scan, longhorn, prefix_softmax, s4d, selective_scan
 from visionrnn.testing import SAMPLES, error
 
-BACKENDS = available_backends("diagonal")
+BACKENDS = available_backends("diagonal", device="cpu")
 FAST = [name for name in BACKENDS if name != "reference"]
 
 
@@ -87,7 +87,7 @@ def test_a_negative_decay_is_a_turn_by_half_a_circle(backend):
     assert turned.imag.abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("backend", available_backends("diagonal", "prefix_softmax"))
+@pytest.mark.parametrize("backend", available_backends("diagonal", "prefix_softmax", "cpu"))
 @pytest.mark.parametrize("scale", [50, 1e4, 1e30])
 def test_prefix_softmax_survives_any_score(backend, scale):
     """Far apart, the largest score so far takes all; the first of the values is the output as long as it leads."""
@@ -98,7 +98,7 @@ def test_prefix_softmax_survives_any_score(backend, scale):
     assert torch.autograd.grad(out.sum(), scores)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("backend", available_backends("diagonal", "diagonal_scan"))
+@pytest.mark.parametrize("backend", available_backends("diagonal", "diagonal_scan", "cpu"))
 def test_longhorn_with_one_large_key_forgets_all(backend):
     """The decay is 1 / (1 + β k²): it must neither become 0 - 0 nor lose its gradient."""
     x, beta, k = torch.ones(1, 3, 2), torch.full((1, 3, 2), 0.5), torch.full((1, 3, 1), 1e6).requires_grad_()

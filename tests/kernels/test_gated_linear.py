@@ -9,7 +9,7 @@ from visionrnn.kernels import available_backends, gated_linear_attention, lightn
 from visionrnn.kernels.gated_linear import chunkwise
 from visionrnn.testing import BOUNDS, SAMPLES, error
 
-BACKENDS = available_backends("gated_linear", "gated_linear_attention")
+BACKENDS = available_backends("gated_linear", "gated_linear_attention", "cpu")
 DECAYS = ("linear_attention", "simple_gla", "gla", "rwkv6", "simple_gla_with_bonus")
 
 
@@ -59,7 +59,7 @@ def test_saved_memory_is_linear(name):
     assert saved[1024] < 2.1 * saved[512]
 
 
-@pytest.mark.parametrize("backend", available_backends("gated_linear", "complex_gated_linear_attention"))
+@pytest.mark.parametrize("backend", available_backends("gated_linear", "complex_gated_linear_attention", "cpu"))
 def test_rotations_stay_exact_over_many_steps(backend):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 3000, 1, 4, generator=generator) for _ in range(3))

@@ -8,7 +8,7 @@ import torch
 from visionrnn.kernels import available_backends, gated_linear_attention
 from visionrnn.testing import BOUNDS, error
 
-pytestmark = pytest.mark.skipif("native" not in available_backends("gated_linear"), reason="the native library was not built")
+pytestmark = pytest.mark.skipif("native" not in available_backends("gated_linear", device="cpu"), reason="the native library was not built")
 
 
 def inputs(length, heads, key, value, decay, bonus, batch=1, seed=0, dtype=torch.float64):

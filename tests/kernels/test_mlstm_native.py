@@ -9,7 +9,7 @@ from visionrnn.kernels import available_backends, mlstm
 from visionrnn.kernels.gated_linear import native_mlstm
 from visionrnn.testing import BOUNDS, SAMPLES, error
 
-pytestmark = pytest.mark.skipif("native" not in available_backends("gated_linear"), reason="the native library was not built")
+pytestmark = pytest.mark.skipif("native" not in available_backends("gated_linear", device="cpu"), reason="the native library was not built")
 
 
 def inputs(length, key, value, heads=2, batch=1, seed=0, **gates):

@@ -30,7 +30,7 @@ def step_by_step(x, weight, start, cell, **options):
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reverse"])
 @pytest.mark.parametrize("lengths", [None, [30, 0, 1, 39]], ids=str)
-@pytest.mark.parametrize("backend", available_backends("diagonal", "diagonal_scan"))
+@pytest.mark.parametrize("backend", available_backends("diagonal", "diagonal_scan", "cpu"))
 def test_equals_step_by_step(cell, reverse, lengths, backend):
     dtype = torch.float32 if backend == "native" else torch.float64
     given = inputs(cell, batch=1 if lengths else 2, dtype=dtype, sequences=lengths and len(lengths))

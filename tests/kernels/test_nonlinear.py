@@ -8,7 +8,7 @@ import torch
 from visionrnn.kernels import available_backends, bidirectional_nonlinear_rnn, nonlinear_rnn
 from visionrnn.testing import SAMPLES, error
 
-BACKENDS = available_backends("nonlinear", "nonlinear_rnn")
+BACKENDS = available_backends("nonlinear", "nonlinear_rnn", "cpu")
 NAMES = ("elman", "gru", "lstm", "slstm", "slstm_without_floor")
 native = pytest.mark.skipif("native" not in BACKENDS, reason="the native library is not built")
 

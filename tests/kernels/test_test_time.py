@@ -55,7 +55,7 @@ def test_inner_gradient_is_that_of_the_inner_loss(name, backend):
         assert error(got, value) <= 1e-11, key
 
 
-@pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "ttt_linear") if name != "reference"])
+@pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "ttt_linear", "cpu") if name != "reference"])
 def test_a_rate_of_zero_is_a_step_like_any_other(backend):
     """It adds nothing, but what was learned before it is scaled by its position."""
     inputs = cast(SAMPLES["ttt_linear"].inputs(length=21), torch.float32)
@@ -66,7 +66,7 @@ def test_a_rate_of_zero_is_a_step_like_any_other(backend):
         assert error(value, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "titans_linear") if name != "reference"])
+@pytest.mark.parametrize("backend", [name for name in available_backends("delta_rule", "titans_linear", "cpu") if name != "reference"])
 def test_titans_forgets_all_at_once(backend):
     """Momentum and memory may be dropped altogether at a step: no decay is divided by."""
     sample = SAMPLES["titans_linear"]

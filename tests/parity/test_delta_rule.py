@@ -19,13 +19,13 @@ def rwkv7(inputs, static, **options):
     return {"o": o, "ht": final}
 
 
-DELTA = available_backends("delta_rule", "delta_rule")
+DELTA = available_backends("delta_rule", "delta_rule", "cpu")
 ADAPTERS = {
     "delta_rule": (delta, DELTA),
     "gated_delta_rule": (delta, DELTA),
     "delta_product_nh2": (delta, DELTA),
     "delta_product_nh3": (delta, DELTA),
-    "rwkv7": (rwkv7, available_backends("delta_rule", "generalized_delta_rule")),
+    "rwkv7": (rwkv7, available_backends("delta_rule", "generalized_delta_rule", "cpu")),
 }
 
 

@@ -80,10 +80,10 @@ def stored_rwkv4(inputs, static, **options):
     return {"o": o[..., 0], "maxt": maximum, "dent": denominator, "numt": numerator[..., 0]}
 
 
-REAL, COMPLEX = available_backends("diagonal", "diagonal_scan"), available_backends("diagonal", "complex_diagonal_scan")
-SOFTMAX = available_backends("diagonal", "prefix_softmax")
+REAL, COMPLEX = available_backends("diagonal", "diagonal_scan", "cpu"), available_backends("diagonal", "complex_diagonal_scan", "cpu")
+SOFTMAX = available_backends("diagonal", "prefix_softmax", "cpu")
 ADAPTERS = {
-    "selective_scan": (stored_selective_scan, available_backends("diagonal", "selective_scan")),
+    "selective_scan": (stored_selective_scan, available_backends("diagonal", "selective_scan", "cpu")),
     "hgrn": (stored_hgrn, REAL),
     "mingru": (stored_mingru, REAL),
     "minlstm": (stored_minlstm, REAL),

@@ -10,8 +10,8 @@ from operator_cases import check_file, operator_cases
 
 from visionrnn.kernels import available_backends, gated_linear_attention, lightnet, mlstm, state_space_dual
 
-BACKENDS = available_backends("gated_linear", "gated_linear_attention")
-ROTATING = available_backends("gated_linear", "complex_gated_linear_attention")
+BACKENDS = available_backends("gated_linear", "gated_linear_attention", "cpu")
+ROTATING = available_backends("gated_linear", "complex_gated_linear_attention", "cpu")
 
 
 def attention(q, k, v, log_decay, inputs, static, **options):

@@ -19,7 +19,7 @@ def run(inputs, static, cell, states, **options):
     return {"h": h, **{f"{name}t": value for name, value in zip(states, final, strict=True)}}
 
 
-BACKENDS = available_backends("nonlinear", "nonlinear_rnn")
+BACKENDS = available_backends("nonlinear", "nonlinear_rnn", "cpu")
 FORMS = {
     "rnn_elman": ("elman", "y"),
     "rnn_gru": ("gru", "y"),

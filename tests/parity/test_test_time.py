@@ -50,9 +50,9 @@ def titans(inputs, static, **options):
 
 
 ADAPTERS = {
-    "ttt_linear": (official_ttt, available_backends("delta_rule", "ttt_linear")),
-    "ttt_linear_fla": (fla_ttt, available_backends("delta_rule", "ttt_linear_fla")),
-    "titans_linear": (titans, available_backends("delta_rule", "titans_linear")),
+    "ttt_linear": (official_ttt, available_backends("delta_rule", "ttt_linear", "cpu")),
+    "ttt_linear_fla": (fla_ttt, available_backends("delta_rule", "ttt_linear_fla", "cpu")),
+    "titans_linear": (titans, available_backends("delta_rule", "titans_linear", "cpu")),
 }
 
 
@@ -80,7 +80,7 @@ NAMES = {  # official → ours
     "backend, dtype",
     [
         (backend, dtype)
-        for backend in available_backends("delta_rule", "ttt_linear")
+        for backend in available_backends("delta_rule", "ttt_linear", "cpu")
         for dtype in (torch.float64, torch.float32)
         if (backend, dtype) != ("native", torch.float64)  # native code computes in float32
     ],

@@ -102,7 +102,7 @@ def test_cell_with_gates_and_norm(golden, dtype, close):
         close(parameter.grad, gradients[name], GRAD[dtype], name)
 
 
-@pytest.mark.parametrize("backend", available_backends("gated_linear", "gated_linear_attention"))
+@pytest.mark.parametrize("backend", available_backends("gated_linear", "gated_linear_attention", "cpu"))
 @pytest.mark.goldens("vil", "mlstm_cell_parallel.npz")
 def test_recurrence(golden, backend, close):
     """The bare recurrence against the authors' parallel form, gates from mild to extreme; gradients through the normaliser."""

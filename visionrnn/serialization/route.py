@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from visionrnn.kernels.packing import permuted_rows
 from visionrnn.serialization.groups import Groups
 
 
@@ -41,15 +40,4 @@ class Route:
 
 def take(rows: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
     """rows[index], [N, C]; with the inverse of a permutation the gradient is gathered rather than added up."""
-    return rows.index_select(0, index) if inverse is None else _Permutation.apply(rows, index, inverse)
-
-
-class _Permutation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.index, ctx.inverse = index, inverse
-        return rows.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _Permutation.apply(grad, ctx.inverse, ctx.index), None, None
+    return rows.index_select(0, index) if inverse is None else permuted_rows(rows, index, inverse)
