@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from visionrnn.kernels import native
-from visionrnn.kernels.native.build import BUILDS, build, find_compiler, library_path
+from visionrnn.kernels.native.build import BUILDS, build, library_path
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason=native.HOW_TO_BUILD)
 
