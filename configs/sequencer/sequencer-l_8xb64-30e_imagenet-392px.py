@@ -8,19 +8,12 @@ tools/test.py sequencer-l_8xb64-30e_imagenet-392px CHECKPOINT
 Reported by the authors: 84.6 % top-1. Not trained by us.
 """
 
-_base_ = [
-    "../_base_/datasets/imagenet-randaugment.py",
-    "../_base_/models/image_classifier.py",
-    "../_base_/schedules/image-cosine.py",
-    "../_base_/image_runtime.py",
-]
+_base_ = "../_base_/recipes/sequencer.py"
 
 train_dataloader = dict(batch_size=64, dataset=dict(transform=dict(input_size=392)))
 val_dataloader = dict(batch_size=64, dataset=dict(transform=dict(input_size=392, crop_pct=1.0)))
 test_dataloader = val_dataloader
-model = dict(
-    backbone=dict(name="lstm_sequencer2d_l", img_size=392, drop_path_rate=0.4, drop_path_ramp=True), mixup=dict(label_smoothing=0.1)
-)
+model = dict(backbone=dict(name="lstm_sequencer2d_l", img_size=392, drop_path_rate=0.4))
 optim_wrapper = dict(optimizer=dict(lr=5e-5, weight_decay=1e-8))
 param_scheduler = [dict(type="WarmupCosineLR", warmup=0, end_rate=1e-5, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=30, val_interval=1)

@@ -8,12 +8,6 @@ The published command is of the small model; the drop-path rate here is our choi
 Reported by the authors: 82.8 % top-1. Not trained by us.
 """
 
-_base_ = [
-    "../_base_/datasets/imagenet-randaugment.py",
-    "../_base_/models/image_classifier.py",
-    "../_base_/schedules/image-cosine.py",
-    "../_base_/image_runtime.py",
-]
+_base_ = "../_base_/recipes/sequencer.py"
 
-model = dict(backbone=dict(name="lstm_sequencer2d_m", drop_path_rate=0.2, drop_path_ramp=True), mixup=dict(label_smoothing=0.1))
-param_scheduler = [dict(type="WarmupCosineLR", warmup=20, start=1e-6, end_rate=1e-5, by_epoch=True, convert_to_iter_based=True)]
+model = dict(backbone=dict(name="lstm_sequencer2d_m", drop_path_rate=0.2))

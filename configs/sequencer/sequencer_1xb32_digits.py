@@ -6,12 +6,7 @@ visionrnn test sequencer_1xb32_digits work_dirs/sequencer_1xb32_digits/epoch_50.
 Any CPU: under a minute with one thread. docs/image_training.md has the accuracy and what it is compared with.
 """
 
-_base_ = [
-    "../_base_/datasets/digits.py",
-    "../_base_/models/digits.py",
-    "../_base_/schedules/image-digits.py",
-    "../_base_/image_runtime-digits.py",
-]
+_base_ = "../_base_/recipes/digits.py"
 
 model = dict(
     backbone=dict(name="lstm_sequencer2d_s", patch_sizes=(8,), layers=(4,), embed_dims=(48,), hidden_sizes=(12,), mlp_ratios=(3.0,))

@@ -7,13 +7,7 @@ tools/test.py vil-tiny_8xb256-800e_imagenet-224px CHECKPOINT
 Reported by the authors: 77.3 % top-1. Not trained by us.
 """
 
-_base_ = [
-    "../_base_/datasets/imagenet-3augment.py",
-    "../_base_/models/image_classifier.py",
-    "../_base_/schedules/image-cosine.py",
-    "../_base_/image_runtime.py",
-]
+_base_ = "../_base_/recipes/vil.py"
 
 model = dict(backbone=dict(name="vil_tiny_patch16_224", drop_path_rate=0.0))
-optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 train_cfg = dict(max_epochs=800)

@@ -9,16 +9,6 @@ its positions are re-sampled to the larger grid.
 Reported by the authors: 81.5 % top-1. Not trained by us.
 """
 
-_base_ = [
-    "../_base_/datasets/imagenet-3augment.py",
-    "../_base_/models/image_classifier.py",
-    "../_base_/schedules/image-cosine.py",
-    "../_base_/image_runtime.py",
-]
+_base_ = "../_base_/recipes/vil2-224px.py"
 
-train_dataloader = dict(batch_size=128)
 model = dict(backbone=dict(name="vil2_small_patch16_224", drop_path_rate=0.05))
-optim_wrapper = dict(optimizer=dict(lr=1e-5))
-param_scheduler = [dict(type="WarmupCosineLR", warmup=5, end_rate=1e-6, by_epoch=True, convert_to_iter_based=True)]
-train_cfg = dict(max_epochs=20, val_interval=1)
-auto_scale_lr = dict(base_batch_size=1024)

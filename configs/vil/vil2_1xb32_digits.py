@@ -6,11 +6,6 @@ visionrnn test vil2_1xb32_digits work_dirs/vil2_1xb32_digits/epoch_50.pth
 Any CPU: under a minute with one thread. docs/image_training.md has the accuracy and what it is compared with.
 """
 
-_base_ = [
-    "../_base_/datasets/digits.py",
-    "../_base_/models/digits.py",
-    "../_base_/schedules/image-digits.py",
-    "../_base_/image_runtime-digits.py",
-]
+_base_ = "../_base_/recipes/digits.py"
 
 model = dict(backbone=dict(name="vil2_tiny_patch16_224", patch_size=8, dim=48, depth=6))

@@ -6,11 +6,6 @@ visionrnn test visionrnn-retnet_1xb32_digits work_dirs/visionrnn-retnet_1xb32_di
 Any CPU: under a minute with one thread. docs/image_training.md has the accuracy and what it is compared with.
 """
 
-_base_ = [
-    "../_base_/datasets/digits.py",
-    "../_base_/models/digits.py",
-    "../_base_/schedules/image-digits.py",
-    "../_base_/image_runtime-digits.py",
-]
+_base_ = "../_base_/recipes/digits.py"
 
 model = dict(backbone=dict(name="visionrnn_retnet_tiny_patch16_224", patch_size=8, dim=48, depth=4))

@@ -34,7 +34,7 @@ class RayGrid:
 
     def windows(self, corners: np.ndarray) -> np.ndarray:
         """Grid rectangle that holds each point set: corners [N, K, 3] → int [N, 4] (row from, row to, column from, column to)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no windows")
 
     def split(self, window: np.ndarray) -> Iterator[Window]:
         """The rectangle as slices; more than one where columns wrap around."""

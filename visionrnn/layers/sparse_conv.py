@@ -97,10 +97,10 @@ class _SparseConv(SparseModule):
         return x.cache[key]
 
     def _settings(self, shape: tuple[int, ...]) -> tuple:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _settings")
 
     def _build_rulebook(self, x: SparseConvTensor) -> Rulebook:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _build_rulebook")
 
     def forward(self, x: SparseConvTensor) -> SparseConvTensor:
         """[N, in_channels] at ``x``'s voxels → [M, out_channels] at the output's, with ``x``'s cache."""
