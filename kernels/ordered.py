@@ -28,13 +28,15 @@ class Both:
 
 
 def ordered(
-    family: str, function: str, *, timed: tuple[str, ...], rank: int, constants: tuple[str, ...] = (), shares: bool = True
-) -> Callable[[Function], Function]:
+    family: str, function: str, *, timed: tuple[str, ...], rank: int, constants: tuple[str, ...] = (), shares: bool = True,
+    constant_rank: int | None = None,
+) -> Callable[[Function], Function]:  # fmt: skip
     """Gives a scan the keywords ``index``, ``direction`` and ``merge``.
 
     ``timed``: its arguments with a time axis, the first of which has ``rank`` axes; ``constants``: those that each direction may have of
-    its own. The decorated function runs ``index`` and ``direction`` itself when the back end is "triton" (``direction`` is a :class:`Both`
-    for both); ``shares`` False: it does not take inputs that both directions share. With any other back end it sees neither.
+    its own, beside shared inputs too where ``constant_rank``, the number of axes of the first of them, is given. The decorated function
+    runs ``index`` and ``direction`` itself when the back end is "triton" (``direction`` is a :class:`Both` for both); ``shares`` False: it
+    does not take inputs that both directions share. With any other back end it sees neither.
     """
 
     def decorate(body: Function) -> Function:
@@ -51,8 +53,8 @@ def ordered(
             own = code == BOTH and _is_own(timed[0], given[timed[0]], rank)
             if index is not None:
                 index = _checked(index, given[timed[0]], own)
-            if own:
-                _check_own(given, timed, constants)
+            apart = own or (code == BOTH and constant_rank is not None and given[constants[0]].dim() > constant_rank)
+            _check_own(given, timed if own else (), constants if apart else (), timed[0])
             if _fused(family, function, given, timed[0]):
                 if code != BOTH:
                     return body(**given, index=index, reverse=code == REVERSE)
@@ -63,7 +65,7 @@ def ordered(
             inverse = None if index is None else torch.empty_like(index).scatter_(0, index, torch.arange(len(index), device=index.device))
             runs = []
             for backward in (False, True) if code == BOTH else (code == REVERSE,):
-                part = _direction(given, timed, constants, int(backward), own) if code == BOTH else dict(given)
+                part = _direction(given, timed if own else (), constants if apart else (), int(backward)) if code == BOTH else dict(given)
                 if inverse is not None:
                     part |= {name: permuted(part[name], index, inverse) for name in timed if _has_time(part, name, timed[0])}
                 result = body(**part, reverse=backward)
@@ -122,20 +124,18 @@ def _has_time(given: Mapping[str, Any], name: str, like: str) -> bool:
     return isinstance(value, Tensor) and value.dim() >= given[like].dim() - 1
 
 
-def _check_own(given: Mapping[str, Any], timed: tuple[str, ...], constants: tuple[str, ...]) -> None:
-    """Each direction has its own of everything."""
+def _check_own(given: Mapping[str, Any], timed: tuple[str, ...], constants: tuple[str, ...], like: str) -> None:
+    """Each direction has its own of all these."""
     for name in (*timed, *constants):
         value = given.get(name)
-        if isinstance(value, Tensor) and (len(value) != 2 or (name in timed and not _has_time(given, name, timed[0]))):
+        if isinstance(value, Tensor) and (len(value) != 2 or (name in timed and not _has_time(given, name, like))):
             what = "[2, B, T, ...]" if name in timed else "[2, ...]"
-            raise ValueError(f"{name}: expected two directions {what} beside {timed[0]} [2, B, T, ...], got {list(value.shape)}")
+            raise ValueError(f"{name}: expected two directions {what} beside {like} of each direction, got {list(value.shape)}")
 
 
-def _direction(given: Mapping[str, Any], timed: tuple[str, ...], constants: tuple[str, ...], number: int, own: bool) -> dict[str, Any]:
-    """Arguments of one direction."""
-    part = dict(given)
-    if own:
-        part |= {name: part[name][number] for name in (*timed, *constants) if isinstance(part.get(name), Tensor)}
+def _direction(given: Mapping[str, Any], timed: tuple[str, ...], constants: tuple[str, ...], number: int) -> dict[str, Any]:
+    """Arguments of one direction; those named are each direction's own."""
+    part = dict(given) | {name: given[name][number] for name in (*timed, *constants) if isinstance(given.get(name), Tensor)}
     if part.get("initial_state") is not None:
         part["initial_state"] = _map(lambda state: state[number], part["initial_state"])
     return part

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from visionrnn.kernels import available_backends, causal_conv
+from visionrnn.kernels.launch import is_interpreted
 from visionrnn.testing import error
 
 BACKENDS = available_backends("causal_conv", device="cpu")
+SIMULATED = is_interpreted() and not torch.cuda.is_available()
 native = pytest.mark.skipif("native" not in BACKENDS, reason="the native library is not built")
 
 
@@ -64,3 +66,28 @@ def test_unknown_activation_and_wrong_ranks_are_refused():
         causal_conv(**given, activation="relu")
     with pytest.raises(ValueError, match=r"expected u \[B, T, C\] and weight \[taps, C\]"):
         causal_conv(given["u"], given["weight"][0])
+
+
+@pytest.mark.parametrize("merge", ["sum", "stack"])
+@pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("triton", marks=pytest.mark.skipif(not SIMULATED, reason="for CPU tensors"))])
+def test_shared_inputs_with_weights_of_each_direction(backend, merge):
+    given, boundaries, order = inputs(9, 5, 4), torch.tensor([0, 2, 2, 9]), torch.randperm(9)
+    draw = torch.Generator().manual_seed(1)
+    shapes = {"weight": (2, 4, 5), "bias": (2, 5), "initial_state": (2, 3, 3, 5)}
+    given |= {name: torch.randn(*shape, generator=draw).requires_grad_() for name, shape in shapes.items()}
+    options = dict(cu_seqlens=boundaries, activation="silu", backend=backend)
+    got = gradients(given, index=order, direction="both", merge=merge, **options)
+    rows = {name: value for name, value in given.items() if name != "u"}
+    runs = [
+        causal_conv(
+            given["u"][:, order], **{name: value[i] for name, value in rows.items()}, reverse=i == 1, return_final_state=True, **options
+        )
+        for i in range(2)
+    ]
+    out, state = (torch.stack(parts) for parts in zip(*runs, strict=True))
+    back = torch.empty_like(out)
+    back[:, :, order] = out
+    out = back.sum(0) if merge == "sum" else back
+    want = [out, state, *torch.autograd.grad(out.square().sum() + state.square().sum(), list(given.values()))]
+    for value, expected in zip(got, want, strict=True):
+        assert error(value, expected) <= 1e-6
