@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,20 @@ def take_indices(number: int, indices: int | Sequence[int] | None) -> list[int]:
 class Classifier(nn.Module):
     """Features → pooled → head: scores of ``num_classes`` classes, or the pooled features themselves with 0.
 
-    A subclass computes ``forward_features`` (a list of images gives a list of features) and ``pool``, sets ``feature_info`` and calls
-    :meth:`set_head` when its features' width is known. ``POOLS`` are the values of ``global_pool`` it knows; "" leaves features unpooled.
+    A subclass computes ``forward_features`` (a list of images gives a list of features), ``pool`` and ``maps``, sets ``norm`` and
+    ``feature_info``, and calls :meth:`set_head` when its features' width is known. ``POOLS`` are the values of ``global_pool`` it knows; ""
+    leaves features unpooled. ``PARTS``: the name of the list of modules that intermediate features come after; ``FORMATS``: how those may
+    be laid out, the second one as ``forward_features`` has it; ``NORM_FITS_ALL``: the last norm is meant for any of them.
     """
 
     POOLS: tuple[str, ...] = ("", "avg")
+    PARTS = "stages"
+    FORMATS: tuple[str, str] = ("NCHW", "NHWC")
+    NORM_FITS_ALL = False
 
     num_features: int
     feature_info: list[dict]
+    norm: nn.Module
 
     def __init__(self, num_classes: int, global_pool: str, drop_rate: float = 0.0):
         super().__init__()
@@ -113,9 +119,65 @@ class Classifier(nn.Module):
         for module in (self.head_norm, self.head):
             module.to(like.device, like.dtype).train(self.training)
 
+    def maps(self, images: Tensor, number: int) -> Iterator[Tensor]:
+        """Features [B, h, w, C] after each of the first ``number`` parts."""
+        raise NotImplementedError(f"{type(self).__name__} has no maps")
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features after the parts (blocks or stages) ``indices``: the last n, those listed, or all; [B, C, H, W], or as FORMATS says.
+
+        ``norm``: they pass the last norm where it is meant for them (in models with stages, only the last one's are). Returns (features,
+        normalised likewise, intermediates), or the intermediates alone. Raises ValueError for a list of images, whose features cannot
+        be one tensor, and for unknown formats and indices.
+        """
+        if not isinstance(x, Tensor):
+            raise ValueError("x: expected a tensor [B, C, H, W]; of images of different sizes take forward_features")
+        if output_fmt not in self.FORMATS:
+            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {self.FORMATS}")
+        number = len(getattr(self, self.PARTS))
+        taken, kept, features = take_indices(number, indices), [], x
+        for i, features in enumerate(self.maps(x, max(taken) + 1 if stop_early else number)):
+            fits = self.NORM_FITS_ALL or i == number - 1
+            if i in taken:
+                kept.append(self._laid_out(self.norm(features) if norm and fits else features, output_fmt))
+        return kept if intermediates_only else (self._laid_out(self.norm(features) if fits else features, self.FORMATS[1]), kept)
+
+    def _laid_out(self, features: Tensor, form: str) -> Tensor:
+        """[B, h, w, C] in a format of FORMATS."""
+        if form == "NCHW":
+            return features.permute(0, 3, 1, 2).contiguous()
+        return features.flatten(1, 2) if form == "NLC" else features
+
+    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
+        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0.
+
+        Where a stage less means another width, norm and head, which would not fit, go in any case.
+        """
+        parts = getattr(self, self.PARTS)
+        taken = take_indices(len(parts), indices)
+        unfit = not self.NORM_FITS_ALL and max(taken) + 1 < len(parts)
+        setattr(self, self.PARTS, parts[: max(taken) + 1])
+        if unfit:
+            self.num_features = self.feature_info[max(taken)]["num_chs"]
+        if prune_norm or unfit:
+            self.norm = nn.Identity()
+        if prune_head or unfit:
+            self.reset_classifier(0, "")
+            self.head_norm, self._normed_width = nn.Identity(), -1
+        return taken
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Blocks are computed again in the backward pass, instead of keeping what is inside them."""
-        self.grad_checkpointing = enable
+        for module in (self, *getattr(self, self.PARTS)):
+            module.grad_checkpointing = enable
 
     def note_input_size(self, size: tuple[int, int]) -> None:
         """What timm noted when it built the model, for saving it beside the weights, is brought up to date."""

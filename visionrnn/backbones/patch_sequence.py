@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from visionrnn.backbones.classifier import Classifier, Images, take_indices
+from visionrnn.backbones.classifier import Classifier, Images
 from visionrnn.layers.patch_embed import GridPositions, PatchEmbed, Size, pair, resample_positions
 from visionrnn.serialization.grids import Grids
-
-FORMATS = ("NCHW", "NLC")
 
 
 class PatchSequence(Classifier):
@@ -21,8 +19,9 @@ class PatchSequence(Classifier):
     ``position``: a learned embedding of the grid's places is added to the tokens.
     """
 
+    PARTS, FORMATS, NORM_FITS_ALL = "blocks", ("NCHW", "NLC"), True
+
     blocks: nn.ModuleList
-    norm: nn.Module
 
     def __init__(self, patch_embed: PatchEmbed, num_classes: int, global_pool: str, drop_rate: float = 0.0, position: bool = True):
         super().__init__(num_classes, global_pool, drop_rate)
@@ -62,47 +61,13 @@ class PatchSequence(Classifier):
     def pool(self, features: Tensor) -> Tensor:
         return features.mean(1)
 
-    # ---- timm's interface
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features after the blocks ``indices`` (the last n, those listed, or all), as images [B, C, H, W] or tokens [B, T, C].
-
-        ``norm``: they pass the last norm. Returns (features after the last norm, intermediates), or the intermediates alone. x must be
-        a tensor: images of one size. Raises ValueError for anything else.
-        """
-        if not isinstance(x, Tensor):
-            raise ValueError("x: expected a tensor [B, C, H, W]; of images of different sizes take forward_features")
-        if output_fmt not in FORMATS:
-            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
-        taken = take_indices(len(self.blocks), indices)
-        tokens, grids = self.embed(x)
-        kept = []
-        for i, block in enumerate(self.blocks[: max(taken) + 1] if stop_early else self.blocks):
+    def maps(self, images: Tensor, number: int) -> Iterator[Tensor]:
+        tokens, grids = self.embed(images)
+        for block in self.blocks[:number]:
             tokens = self.run(block, tokens, grids)
-            if i in taken:
-                kept.append(self.norm(tokens) if norm else tokens)
-        if output_fmt == "NCHW":
-            kept = [value.transpose(1, 2).unflatten(2, grids.sizes[0]).contiguous() for value in kept]
-        return kept if intermediates_only else (self.norm(tokens), kept)
+            yield tokens.unflatten(1, grids.sizes[0])
 
-    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
-        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0."""
-        taken = take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: max(taken) + 1]  # type: ignore[assignment]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-            self.head_norm, self._normed_width = nn.Identity(), -1
-        return taken
+    # ---- timm's interface
 
     def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
         """Another image size to be built for: the model has the shapes it would have if built for it, its positions are re-sampled.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from visionrnn.backbones.classifier import Classifier, Images, take_indices
+from visionrnn.backbones.classifier import Classifier, Images
 from visionrnn.backbones.grid_block import EPS, GridBlock
 from visionrnn.backbones.vision_rnn import MLP_RATIOS
 from visionrnn.layers.grid_conv import GridConv
@@ -20,8 +20,6 @@ from visionrnn.registry import BACKBONES
 from visionrnn.serialization.grid_scan import GridScan
 from visionrnn.serialization.grids import Grids
 from visionrnn.serialization.traversal2d import parse_traversal
-
-FORMATS = ("NCHW", "NHWC")
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,8 @@ class PyramidRNN(Classifier):
         ]
         self.set_head()
 
-    def run(self, images: Images, number: int | None = None) -> Iterator[tuple[Tensor, Grids]]:
-        """Tokens and grids after each of the first ``number`` stages (None: all)."""
+    def run(self, images: Images, number: int) -> Iterator[tuple[Tensor, Grids]]:
+        """Tokens and grids after each of the first ``number`` stages."""
         tokens, grids = self.patch_embed(images)
         tokens = self.embed_norm(tokens)
         for stage in self.stages[:number]:
@@ -144,7 +142,7 @@ class PyramidRNN(Classifier):
 
     def forward_features(self, images: Images) -> Tensor | list[Tensor]:
         """[B, H, W, C] after the last stage and norm; of a list of images a list of [H, W, C]."""
-        *_, (tokens, grids) = self.run(images)
+        *_, (tokens, grids) = self.run(images, len(self.stages))
         tokens = self.norm(tokens)
         if not grids.packed:
             return tokens.unflatten(1, grids.sizes[0])
@@ -154,48 +152,10 @@ class PyramidRNN(Classifier):
     def pool(self, features: Tensor) -> Tensor:
         return features.mean((1, 2))
 
+    def maps(self, images: Tensor, number: int) -> Iterator[Tensor]:
+        return (tokens.unflatten(1, grids.sizes[0]) for tokens, grids in self.run(images, number))
+
     # ---- timm's interface
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after the stages ``indices`` (the last n, those listed, or all), [B, C, H, W] or [B, H, W, C].
-
-        ``norm``: the last stage's map passes the last norm, which has its width. Returns (features after the last norm, intermediates), or
-        the intermediates alone. Raises ValueError for a list of images, whose maps cannot be one tensor.
-        """
-        if not isinstance(x, Tensor):
-            raise ValueError("forward_intermediates takes a tensor, images of one size; call forward_features for a list of images")
-        if output_fmt not in FORMATS:
-            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
-        taken, last = take_indices(len(self.stages), indices), len(self.stages) - 1
-        kept = []
-        features = x
-        for i, (tokens, grids) in enumerate(self.run(x, max(taken) + 1 if stop_early else None)):
-            features = tokens.unflatten(1, grids.sizes[0])
-            if i in taken:
-                kept.append(self.norm(features) if norm and i == last else features)
-        if output_fmt == "NCHW":
-            kept = [value.permute(0, 3, 1, 2).contiguous() for value in kept]
-        if intermediates_only:
-            return kept
-        return (self.norm(features) if features.shape[-1] == self.num_features else features), kept
-
-    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
-        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0."""
-        taken = take_indices(len(self.stages), indices)
-        if prune_norm or max(taken) + 1 < len(self.stages):
-            self.norm = nn.Identity()  # type: ignore[assignment]
-        self.stages = self.stages[: max(taken) + 1]
-        if prune_head:
-            self.reset_classifier(0, "")
-        return taken
 
     def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
         """Another image size to be built for; only what ``dynamic_img_size=False`` accepts changes. The patch size cannot change."""
@@ -205,12 +165,6 @@ class PyramidRNN(Classifier):
             self.patch_embed.img_size = pair(img_size)
             self.patch_embed.grid_size = self.patch_embed.grid_of(*pair(img_size))
             self.note_input_size(pair(img_size))
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        super().set_grad_checkpointing(enable)
-        for module in self.modules():
-            if isinstance(module, PyramidStage):
-                module.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict:
         fine = [(r"^stages\.(\d+)\.(?:merge|position)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from visionrnn.backbones.classifier import Classifier, Images, take_indices
+from visionrnn.backbones.classifier import Classifier, Images
 from visionrnn.layers.bidirectional_rnn2d import BidirectionalRNN2D
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.linear import Linear, linear
@@ -20,7 +20,6 @@ from visionrnn.layers.patch_embed import GridPositions, PatchEmbed, Size
 from visionrnn.registry import BACKBONES
 from visionrnn.serialization.grids import Grids
 
-FORMATS = ("NCHW", "NHWC")
 EPS = 1e-6  # of all norms
 
 
@@ -251,54 +250,13 @@ class Sequencer2D(Classifier):
     def pool(self, features: Tensor) -> Tensor:
         return features.mean((1, 2))
 
-    # ---- timm's interface
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        super().set_grad_checkpointing(enable)
-        for stage in self.stages:
-            stage.grad_checkpointing = enable  # type: ignore[assignment]
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features after the stages ``indices`` (the last n, those listed, or all), as [B, C, h, w] or [B, h, w, C].
-
-        ``norm``: the last stage's pass the last norm; others have another width, or another meaning. Returns (features, intermediates),
-        or the intermediates alone; the features have passed the norm if the last stage was run. Raises ValueError for a list of images.
-        """
-        if not isinstance(x, Tensor):
-            raise ValueError("x: expected a tensor [B, C, H, W]; of images of different sizes take forward_features")
-        if output_fmt not in FORMATS:
-            raise ValueError(f"output_fmt={output_fmt!r}; expected one of {FORMATS}")
-        taken, last = take_indices(len(self.stages), indices), len(self.stages) - 1
-        run = max(taken) if stop_early else last
-        x = self.embed(x)
-        kept = []
-        for i, stage in enumerate(self.stages[: run + 1]):
+    def maps(self, images: Tensor, number: int) -> Iterator[Tensor]:
+        x = self.embed(images)
+        for stage in self.stages[:number]:
             x = stage(x)
-            if i in taken:
-                value = self.norm(x) if norm and i == last else x
-                kept.append(value.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else value)
-        return kept if intermediates_only else (self.norm(x) if run == last else x, kept)
+            yield x
 
-    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
-        """Removes what intermediate features ``indices`` do not need; returns them as numbers from 0."""
-        taken = take_indices(len(self.stages), indices)
-        shorter = max(taken) < len(self.stages) - 1
-        self.stages = self.stages[: max(taken) + 1]  # type: ignore[assignment]
-        if shorter:
-            self.num_features = self.feature_info[max(taken)]["num_chs"]
-        if prune_norm or shorter:
-            self.norm = nn.Identity()  # type: ignore[assignment]
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
-        return taken
+    # ---- timm's interface
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | ({"pos_embed.embed"} if self.pos_embed is not None else set())
