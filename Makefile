@@ -15,7 +15,7 @@ PYTEST := $(HEAP) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 SOURCES := $(wildcard kernels/native/*.cpp kernels/native/*.h)
 NATIVE := kernels/native/libvisionrnn_baseline.so
 
-.PHONY: install demo demo-full test test-slow lint bench wheel clean
+.PHONY: install demo demo-full test test-slow lint bench aot wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP) $(if $(shell command -v $${CXX:-g++} c++ clang++),$(NATIVE))
@@ -53,6 +53,9 @@ lint: install
 
 bench: install
 	$(HEAP) $(BIN)/python tools/benchmark.py kernels $(if $(OP),--op $(OP)) $(BENCH)
+
+aot: install  # every Triton kernel for every target, no GPU needed; AOT="--update" renews the table
+	$(BIN)/python tools/aot.py $(AOT)
 
 clean:  # what tools wrote; the environment $(VENV), data/ and trained models in work_dirs/ stay
 	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -34,6 +34,12 @@ class Config:
     def key(self) -> tuple:
         return (*sorted(self.constants.items()), self.warps, self.stages)
 
+    def on(self, backend: str) -> Constants:
+        """The constexpr arguments on "cuda" or "hip": AMD's matrix units multiply float32 itself, and know no tf32x3."""
+        if backend == "hip" and self.constants.get("PRECISION") == "tf32x3":
+            return {**self.constants, "PRECISION": "ieee"}
+        return self.constants
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -157,4 +163,5 @@ def _run(stated: Launch, config: Config) -> None:
     grid = stated.grid(config.constants)
     if min(grid) > 0:
         how = {} if is_interpreted() else {"num_warps": config.warps, "num_stages": config.stages}
-        jit_function(stated.kernel)[grid](**stated.arguments, **config.constants, **how)
+        constants = config.on("hip" if torch.version.hip else "cuda")
+        jit_function(stated.kernel)[grid](**stated.arguments, **constants, **how)

@@ -1,0 +1,79 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, and compares registers, spills and instructions with the committed table.
+
+python tools/aot.py [--only NAME] [--targets sm_90 ...] [--dtypes bf16 fp32] [--first] [--update]
+
+--only takes a part of a recurrence's or kernel's name. What kernels are compiled for: visionrnn/testing/shipped.py.
+"""
+
+import argparse
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("visionrnn") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from visionrnn.analysis import aot
+from visionrnn.analysis.compiled import TARGETS, compile_all
+from visionrnn.testing.shipped import DTYPES
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "tests" / "kernels" / "aot.json"
+COLUMNS = ("registers", "spills", "stack", "shared", "occupancy", "instructions", "tensor", "loads", "stores", "barriers")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="part of the name of a recurrence or kernel")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--first", action="store_true", help="only the candidate that runs without tuning")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--update", action="store_true", help="write what was found into the table")
+    return parser.parse_args()
+
+
+def line(job: aot.Job, figures: aot.Figures) -> str:
+    if "error" in figures:
+        return f"{job.key}: {figures['error']}"
+    cells = " ".join(f"{figures[name]:>{max(len(name), 5)}}" for name in COLUMNS)
+    return f"{cells}  {job.candidate} {job.key}"
+
+
+def main() -> int:
+    options, start = parsed(), time.perf_counter()
+    os.environ.pop("TRITON_INTERPRET", None)  # read when Triton is imported; what its interpreter runs cannot be compiled
+    os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "aot"))
+    jobs = aot.shipped_jobs(options.targets, options.dtypes, options.only, lambda _, number: number == 0 or not options.first)
+    if not jobs:
+        print(f"no kernel fits {options.only!r}", file=sys.stderr)
+        return 2
+    by_compilation = {job.compilation: job for job in jobs}
+    results, kernel = [], ""
+    print(*COLUMNS, " candidate, target, type, constants, warps, stages; - absent argument")
+    for compilation, figures in compile_all(by_compilation, options.processes):
+        job = by_compilation[compilation]
+        results.append((job, figures))
+        if job.kernel != kernel:
+            kernel = job.kernel
+            print(f"\n{kernel}")
+        print(line(job, figures), flush=True)
+    print(f"\n{len(results)} compilations of {len({job.kernel for job in jobs})} kernels in {time.perf_counter() - start:.0f} s")
+    problems = aot.broken_promises(results)
+    known = aot.read(TABLE)["kernels"] if TABLE.exists() else {}
+    if options.update:
+        import triton
+
+        table = aot.tabulated(results)
+        kept = {name: rows for name, rows in known.items() if options.only and name not in table}
+        aot.write(TABLE, dict(sorted({**kept, **table}.items())), {"triton": triton.__version__})
+    else:
+        problems += aot.worse(results, known)
+    print(*problems, sep="\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The committed table of compiled kernels: what is in it, what is promised of it, and what another compilation may differ by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionrnn.analysis.compiled import LARGEST_SHARED, Compilation, of_launch
+from visionrnn.kernels.launch import Launch
+from visionrnn.testing.shipped import DTYPES, shipped_launches
+
+PACKAGE = "visionrnn.kernels."
+CLEAN = ("sm_90", "sm_100")  # no spills, no stack
+# By how much a figure may be worse than the table's: a part of it and an amount on top; others are compared exactly or not at all.
+TOLERANCE = {"registers": (0.1, 8), "shared": (0.0, 1024), "instructions": (0.1, 32), "spills": (0.1, 4), "stack": (0.1, 16)}
+Figures = dict[str, Any]
+Table = dict[str, dict[str, Figures]]  # kernel → "target type configuration" → figures
+
+
+@dataclass(frozen=True)
+class Job:
+    """A compilation, and which candidate of its kernel it is: 0 is the one that runs."""
+
+    compilation: Compilation
+    candidate: int
+
+    @property
+    def kernel(self) -> str:
+        return self.compilation.name.removeprefix(PACKAGE)
+
+    @property
+    def key(self) -> str:
+        return f"{self.compilation.target} {self.compilation.dtype} {self.compilation.label}"
+
+
+def shipped_jobs(
+    targets: Iterable[str], dtypes: Iterable[str], only: str = "", wanted: Callable[[str, int], bool] = lambda target, candidate: True
+) -> list[Job]:
+    """Every different compilation of the shipped forms; ``wanted(target, number of the candidate)``."""
+    found: dict[Compilation, Job] = {}
+    for dtype in dtypes:
+        for shipped, launches in shipped_launches(DTYPES[dtype]):
+            for stated in launches:
+                if only in f"{shipped.sample} {stated.kernel}":
+                    for job in _candidates(stated, targets, wanted):
+                        found.setdefault(job.compilation, job)
+    return list(found.values())
+
+
+def _candidates(stated: Launch, targets: Iterable[str], wanted: Callable[[str, int], bool]) -> Iterable[Job]:
+    for target in targets:
+        for number, config in enumerate(stated.candidates):
+            if wanted(target, number):
+                yield Job(of_launch(stated, config, target), number)
+
+
+def tabulated(results: Iterable[tuple[Job, Figures]]) -> Table:
+    table: Table = {}
+    for job, figures in results:
+        table.setdefault(job.kernel, {})[job.key] = figures
+    return {kernel: dict(sorted(rows.items())) for kernel, rows in sorted(table.items())}
+
+
+def broken_promises(results: Iterable[tuple[Job, Figures]]) -> list[str]:
+    """What no compilation may show, one line each; empty when all is well."""
+    found, smallest = [], dict[tuple[str, str, str], int]()
+    for job, figures in results:
+        what, target = f"{job.kernel} {job.key}", job.compilation.target
+        if "error" in figures:
+            found.append(f"{what}: {figures['error']}")
+            continue
+        if target in CLEAN and (figures["spills"] or figures["stack"]):
+            found.append(f"{what}: {figures['spills']} spills, {figures['stack']} bytes of stack")
+        if figures["products"] and not figures["tensor"] and job.compilation.dtype != "fp32":
+            found.append(f"{what}: multiplies matrices without tensor cores")
+        if figures["atomics"]:
+            found.append(f"{what}: {figures['atomics']} atomic operations")
+        kind = (job.kernel, target, job.compilation.dtype)
+        smallest[kind] = min(smallest.get(kind, figures["shared"]), figures["shared"])
+    for (kernel, target, dtype), shared in smallest.items():
+        if shared > LARGEST_SHARED:
+            found.append(f"{kernel} {target} {dtype}: no candidate below {LARGEST_SHARED} bytes of shared memory, the least takes {shared}")
+    return found
+
+
+def worse(results: Iterable[tuple[Job, Figures]], table: Mapping[str, Mapping[str, Figures]]) -> list[str]:
+    """What is worse than the table by more than TOLERANCE, or not in it."""
+    found, unknown = [], dict[str, int]()
+    for job, figures in results:
+        known = table.get(job.kernel, {}).get(job.key)
+        if known is None:
+            unknown[job.kernel] = unknown.get(job.kernel, 0) + 1
+        elif "error" not in figures and "error" not in known:
+            for name, (part, amount) in TOLERANCE.items():
+                if figures[name] > known[name] * (1 + part) + (amount if known[name] else 0):
+                    found.append(f"{job.kernel} {job.key}: {name} {figures[name]}, in the table {known[name]}")
+            if bool(figures["tensor"]) < bool(known["tensor"]):
+                found.append(f"{job.kernel} {job.key}: no tensor-core instructions any more")
+    return [*found, *(f"{kernel}: {number} compilations are not in the table" for kernel, number in unknown.items())]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def write(path: Path, table: Table, versions: Mapping[str, str]) -> None:
+    """One line for each compilation."""
+    head = {**versions, "tolerance": {name: list(value) for name, value in TOLERANCE.items()}}
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
+    kernels = []
+    for kernel, rows in table.items():
+        entries = ",\n".join(f"   {json.dumps(key)}: {json.dumps(figures)}" for key, figures in rows.items())
+        kernels.append(f"  {json.dumps(kernel)}: {{\n{entries}\n  }}")
+    path.write_text("{\n" + "\n".join(lines) + '\n "kernels": {\n' + ",\n".join(kernels) + "\n }\n}\n")
