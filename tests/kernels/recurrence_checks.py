@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -115,6 +116,20 @@ def extreme_inputs(sample: Sample, dtype: torch.dtype, **sizes: int) -> dict[str
             choice = torch.randint(len(values), inputs[name].shape, generator=torch.Generator().manual_seed(2))
             inputs[name] = torch.tensor(values, dtype=dtype)[choice]
     return inputs
+
+
+def same_bits_on_threads(run: Callable[[], dict[str, Tensor]], counts: tuple[int, ...] = (1, 2, 3)) -> dict[str, Tensor]:
+    """What ``run`` gives; asserts that it is the same, bit for bit, with each number of threads."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            found.append(run())
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+    return found[0]
 
 
 def scattered(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from recurrence_checks import same_bits_on_threads
 
 from visionrnn.kernels import available_backends, causal_conv
 from visionrnn.kernels.launch import is_interpreted
@@ -50,14 +51,8 @@ def test_blocks_of_time_and_channels_fit_together(taps, reverse):
 
 @native
 def test_threads_do_not_change_a_bit():
-    given, before, found = inputs(1100, 150, 4), torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found.append(gradients(given, backend="native", activation="silu"))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+    given = inputs(1100, 150, 4)
+    same_bits_on_threads(lambda: dict(enumerate(gradients(given, backend="native", activation="silu"))), (1, 3))
 
 
 def test_unknown_activation_and_wrong_ranks_are_refused():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recurrence_checks import cast, check_agreement
+from recurrence_checks import cast, check_agreement, same_bits_on_threads
 
 from visionrnn.kernels import native
 from visionrnn.testing import SAMPLES
@@ -49,15 +49,7 @@ def test_mini_batches_of_any_size(name, size):
 @EVERY
 def test_same_bits_again_and_with_any_number_of_threads(sample):
     inputs = sample.inputs(batch=3, length=75, heads=3, key=20, value=12, dtype=torch.float32)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            found.append(sample.gradients(inputs, backend="native"))
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(other[name], value) for name, value in found[0].items())
+    same_bits_on_threads(lambda: sample.gradients(inputs, backend="native"), (1, 2, 3, 1))
 
 
 @EVERY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recurrence_checks import same_bits_on_threads
 
 from visionrnn.kernels import available_backends, gated_linear_attention
 from visionrnn.testing import BOUNDS, error
@@ -76,15 +77,7 @@ def test_a_decay_of_minus_infinity_forgets():
 
 def test_results_do_not_depend_on_the_number_of_threads():
     given = inputs(70, 3, 64, 130, 4, True, batch=3, dtype=torch.float32)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(run(given, backend="native"))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+    same_bits_on_threads(lambda: run(given, backend="native"))
 
 
 @pytest.mark.parametrize(("decay", "bonus"), [(0, True), (3, False), (4, False), (4, True)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recurrence_checks import same_bits_on_threads
 
 from visionrnn.kernels import available_backends, mlstm
 from visionrnn.kernels.gated_linear import native_mlstm
@@ -73,17 +74,10 @@ def test_a_gate_that_is_no_number_is_not_hidden(gate, gating):
 
 
 def test_results_do_not_depend_on_threads_or_the_rest_of_a_batch():
-    given, before, found = inputs(200, 24, 24, batch=3), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(run(given, backend="native"))
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+    given = inputs(200, 24, 24, batch=3)
+    found = same_bits_on_threads(lambda: run(given, backend="native"))
     alone = run({name: value[1:2] for name, value in given.items()}, backend="native")
-    assert all(torch.equal(value, found[0][name][1:2]) for name, value in alone.items())
+    assert all(torch.equal(value, found[name][1:2]) for name, value in alone.items())
 
 
 def test_packed_and_separate_runs_agree_in_every_bit():
