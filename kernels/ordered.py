@@ -29,14 +29,14 @@ class Both:
 
 def ordered(
     family: str, function: str, *, timed: tuple[str, ...], rank: int, constants: tuple[str, ...] = (), shares: bool = True,
-    constant_rank: int | None = None,
+    constant_rank: int | None = None, fused: bool = True,
 ) -> Callable[[Function], Function]:  # fmt: skip
     """Gives a scan the keywords ``index``, ``direction`` and ``merge``.
 
     ``timed``: its arguments with a time axis, the first of which has ``rank`` axes; ``constants``: those that each direction may have of
     its own, beside shared inputs too where ``constant_rank``, the number of axes of the first of them, is given. The decorated function
     runs ``index`` and ``direction`` itself when the back end is "triton" (``direction`` is a :class:`Both` for both); ``shares`` False: it
-    does not take inputs that both directions share. With any other back end it sees neither.
+    does not take inputs that both directions share. With any other back end, or ``fused`` False, it sees neither.
     """
 
     def decorate(body: Function) -> Function:
@@ -55,7 +55,7 @@ def ordered(
                 index = _checked(index, given[timed[0]], own)
             apart = own or (code == BOTH and constant_rank is not None and given[constants[0]].dim() > constant_rank)
             _check_own(given, timed if own else (), constants if apart else (), timed[0])
-            if _fused(family, function, given, timed[0]):
+            if fused and _fused(family, function, given, timed[0]):
                 if code != BOTH:
                     return body(**given, index=index, reverse=code == REVERSE)
                 if not own and not shares:
