@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--goldens", default=None, help="folder of stored cases for tests/parity (default: ../shared/goldens beside the project)"
     )
+    parser.addoption("--backend", default=None, help="tests/parity: only the stored operator cases, on this back end")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,6 +27,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("golden", files, ids=[file.stem if file else "absent" for file in files], indirect=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--backend NAME`` leaves the cases of one back end. Triton's interpreter is slow: without a GPU it runs when asked for only."""
+    wanted, here = config.getoption("--backend"), Path(__file__).parent
+    kept, dropped = [], []
+    for item in items:
+        backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+        fits = backend == wanted if wanted else backend != "triton" or torch.cuda.is_available()
+        (kept if fits or here not in item.path.parents else dropped).append(item)
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
 @pytest.fixture
 def goldens_folder(request: pytest.FixtureRequest) -> Path:
     """The folder of stored cases; one that was asked for by name must be there."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from operator_cases import check_file, operator_cases
+from operator_cases import backends, check_file, operator_cases
 
-from visionrnn.kernels import available_backends, delta_rule, generalized_delta_rule
+from visionrnn.kernels import delta_rule, generalized_delta_rule
 
 
 def delta(inputs, static, **options):
@@ -19,13 +19,13 @@ def rwkv7(inputs, static, **options):
     return {"o": o, "ht": final}
 
 
-DELTA = available_backends("delta_rule", "delta_rule", "cpu")
+DELTA = backends("delta_rule", "delta_rule")
 ADAPTERS = {
     "delta_rule": (delta, DELTA),
     "gated_delta_rule": (delta, DELTA),
     "delta_product_nh2": (delta, DELTA),
     "delta_product_nh3": (delta, DELTA),
-    "rwkv7": (rwkv7, available_backends("delta_rule", "generalized_delta_rule", "cpu")),
+    "rwkv7": (rwkv7, backends("delta_rule", "generalized_delta_rule")),
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from operator_cases import check_file, operator_cases
+from operator_cases import backends, check_file, operator_cases
 
-from visionrnn.kernels import available_backends, diagonal_scan, longhorn, lru, min_gru, min_lstm, prefix_softmax, s4d, selective_scan
+from visionrnn.kernels import diagonal_scan, longhorn, lru, min_gru, min_lstm, prefix_softmax, s4d, selective_scan
 
 
 def stored_selective_scan(inputs, static, **options):
@@ -80,10 +80,10 @@ def stored_rwkv4(inputs, static, **options):
     return {"o": o[..., 0], "maxt": maximum, "dent": denominator, "numt": numerator[..., 0]}
 
 
-REAL, COMPLEX = available_backends("diagonal", "diagonal_scan", "cpu"), available_backends("diagonal", "complex_diagonal_scan", "cpu")
-SOFTMAX = available_backends("diagonal", "prefix_softmax", "cpu")
+REAL, COMPLEX = backends("diagonal", "diagonal_scan"), backends("diagonal", "complex_diagonal_scan")
+SOFTMAX = backends("diagonal", "prefix_softmax")
 ADAPTERS = {
-    "selective_scan": (stored_selective_scan, available_backends("diagonal", "selective_scan", "cpu")),
+    "selective_scan": (stored_selective_scan, backends("diagonal", "selective_scan")),
     "hgrn": (stored_hgrn, REAL),
     "mingru": (stored_mingru, REAL),
     "minlstm": (stored_minlstm, REAL),

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from operator_cases import check_file, operator_cases
+from operator_cases import backends, check_file, operator_cases
 
-from visionrnn.kernels import available_backends, gated_linear_attention, lightnet, mlstm, state_space_dual
+from visionrnn.kernels import gated_linear_attention, lightnet, mlstm, state_space_dual
 
-BACKENDS = available_backends("gated_linear", "gated_linear_attention", "cpu")
-ROTATING = available_backends("gated_linear", "complex_gated_linear_attention", "cpu")
+BACKENDS = backends("gated_linear", "gated_linear_attention")
+ROTATING = backends("gated_linear", "complex_gated_linear_attention")
 
 
 def attention(q, k, v, log_decay, inputs, static, **options):
@@ -22,7 +22,7 @@ def attention(q, k, v, log_decay, inputs, static, **options):
 
 
 def retention(inputs, static, **options):
-    heads = torch.arange(inputs["q"].shape[2], dtype=inputs["q"].dtype)
+    heads = torch.arange(inputs["q"].shape[2], dtype=inputs["q"].dtype, device=inputs["q"].device)
     return attention(inputs["q"], inputs["k"], inputs["v"], torch.log1p(-(2 ** (-5 - heads))), inputs, static, **options)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from operator_cases import check_file, operator_cases
+from operator_cases import backends, check_file, operator_cases
 
-from visionrnn.kernels import available_backends, nonlinear_rnn
+from visionrnn.kernels import nonlinear_rnn
 
 
 def run(inputs, static, cell, states, **options):
@@ -19,7 +19,7 @@ def run(inputs, static, cell, states, **options):
     return {"h": h, **{f"{name}t": value for name, value in zip(states, final, strict=True)}}
 
 
-BACKENDS = available_backends("nonlinear", "nonlinear_rnn", "cpu")
+BACKENDS = backends("nonlinear", "nonlinear_rnn")
 FORMS = {
     "rnn_elman": ("elman", "y"),
     "rnn_gru": ("gru", "y"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from operator_cases import TOLERANCE, check_file, compare, operator_cases
+from operator_cases import TOLERANCE, backends, check_file, compare, operator_cases
 
 import visionrnn.operators  # noqa: F401
 from visionrnn.kernels import available_backends, titans_linear, ttt_linear
@@ -50,9 +50,9 @@ def titans(inputs, static, **options):
 
 
 ADAPTERS = {
-    "ttt_linear": (official_ttt, available_backends("delta_rule", "ttt_linear", "cpu")),
-    "ttt_linear_fla": (fla_ttt, available_backends("delta_rule", "ttt_linear_fla", "cpu")),
-    "titans_linear": (titans, available_backends("delta_rule", "titans_linear", "cpu")),
+    "ttt_linear": (official_ttt, backends("delta_rule", "ttt_linear")),
+    "ttt_linear_fla": (fla_ttt, backends("delta_rule", "ttt_linear_fla")),
+    "titans_linear": (titans, backends("delta_rule", "titans_linear")),
 }
 
 
