@@ -124,7 +124,8 @@ def _scan(self: Any, given: Sequence[Any]) -> list[Any]:
         carried = result if isinstance(result, tuple) else (result,)
         for kept, value in zip(slices, carried, strict=True):
             kept.append(_values(value))
-    return [self.to_tensor(np.moveaxis(np.stack(kept), 0, self.axis), tensor.dtype) for kept, tensor in zip(slices, given, strict=True)]
+    whole = (np.stack(kept).reshape(data[0].shape) for kept in slices)  # a slice of a vector is held as a vector of one
+    return [self.to_tensor(np.moveaxis(values, 0, self.axis), tensor.dtype) for values, tensor in zip(whole, given, strict=True)]
 
 
 def _values(tensor: Any) -> np.ndarray:
