@@ -58,8 +58,10 @@ def check_agreement(sample: Sample, backend: str, dtype: torch.dtype, **sizes: i
 
 
 def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """In ``dtype``; complex ones in the matching complex type, of single precision beside half types: torch hardly computes in smaller."""
+    paired = torch.promote_types(dtype, torch.complex64)
     return {
-        name: given.detach().to(dtype.to_complex() if given.is_complex() else dtype) if isinstance(given, Tensor) else given
+        name: given.detach().to(paired if given.is_complex() else dtype) if isinstance(given, Tensor) else given
         for name, given in inputs.items()
     }
 
