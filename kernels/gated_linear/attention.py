@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ordered import Both, ordered
 from ..recurrence import Recurrence
 
 
@@ -20,6 +21,9 @@ def gated_linear_attention(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """S_t = exp(log_decay_t) ⊙ S_{t-1} + k_t v_tᵀ ,   o_t = scale · S_tᵀ q_t.
@@ -38,7 +42,41 @@ def gated_linear_attention(
     ``reverse`` runs from the last step to the first. ``cu_seqlens`` [S + 1] packs S sequences into B = 1; ``max_seqlen`` bounds their
     length. Returns o [B, T, H, V], and with ``return_final_state`` also the state after the last step. Raises ValueError for wrong
     shapes, dtypes, devices and unknown back ends.
+
+    ``index``, ``direction`` and ``merge`` as in :func:`diagonal_scan`: with inputs of their own, both directions have q, k, v
+    [2, B, T, H, ...], log_decay [2, H] or [2, B, T, H, ...] and bonus [2, H, K].
     """
+    own = q.dim() == 5
+    if log_decay is not None and log_decay.dim() == 1 + own and q.dim() in (4, 5):
+        expected = (*q.shape[: int(own)], q.shape[-2])
+        if tuple(log_decay.shape) != expected:
+            raise ValueError(f"log_decay: expected shape {list(expected)}, got {list(log_decay.shape)}")
+        log_decay = (log_decay[:, None, None] if own else log_decay).expand(q.shape[:-1])
+    return _attend(
+        q, k, v, log_decay, initial_state, bonus=bonus, scale=scale, return_final_state=return_final_state, reverse=reverse,
+        cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, index=index, direction=direction, merge=merge, backend=backend,
+    )  # fmt: skip
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    *,
+    bonus: Tensor | None = None,
+    scale: float | None = None,
+    return_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | Both | None = None,
+    merge: str = "sum",
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`gated_linear_attention` for callers that are ordered themselves; log_decay has a time axis."""
     if q.dim() != 4 or v.dim() != 4:
         name, got = ("q", q) if q.dim() != 4 else ("v", v)
         raise ValueError(f"{name}: expected [B, T, H, {'K' if name == 'q' else 'V'}], got {list(got.shape)}")
@@ -47,10 +85,10 @@ def gated_linear_attention(
     if rotates and bonus is not None:
         raise ValueError("bonus: expected None with a complex log_decay")
     function = "complex_gated_linear_attention" if rotates else "gated_linear_attention"
-    call = Recurrence("gated_linear", function, "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    if log_decay is not None and log_decay.dim() == 1:
-        log_decay = call.checked("log_decay", log_decay, (heads,))
-        log_decay = log_decay.expand(*q.shape[:2], heads)
+    call = Recurrence(
+        "gated_linear", function, "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction, widths=(2 * key if rotates else key, value),
+    )  # fmt: skip
     call.timed("q", q, (heads, key))
     call.timed("k", k, (heads, key), blank=0)
     call.timed("v", v, (heads, value))
@@ -62,3 +100,6 @@ def gated_linear_attention(
         call.constant("bonus", bonus, (heads, key))
     o, final = call.run(scale=scale)
     return (o, final) if return_final_state else o
+
+
+_attend = ordered("gated_linear", "gated_linear_attention", timed=("q", "k", "v", "log_decay"), rank=4, constants=("bonus",))(attend)

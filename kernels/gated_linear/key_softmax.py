@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..diagonal import diagonal_scan
+from ..ordered import ordered
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
 from .max_plus import running_maximum
@@ -15,6 +16,7 @@ from .max_plus import running_maximum
 NO_KEY = -1e4  # log-weight of a state that has seen no key: below every key, yet finite
 
 
+@ordered("gated_linear", "gated_linear_attention", timed=("q", "k", "v"), rank=4, fused=False)
 def lightnet(
     q: Tensor,
     k: Tensor,
@@ -26,6 +28,9 @@ def lightnet(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
     """LightNet (You Only Scan Once; Qin et al. 2024): additive decay from the keys alone.

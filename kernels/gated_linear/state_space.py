@@ -7,10 +7,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ordered import ordered
 from ..recurrence import Recurrence
-from .attention import gated_linear_attention
+from .attention import attend
 
 
+@ordered("gated_linear", "gated_linear_attention", timed=("x", "dt", "B", "C", "z"), rank=4, constants=("A", "D", "dt_bias"))
 def state_space_dual(
     x: Tensor,
     dt: Tensor,
@@ -28,6 +30,9 @@ def state_space_dual(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's state-space dual (Transformers are SSMs; Dao & Gu 2024).
@@ -41,6 +46,7 @@ def state_space_dual(
     state after the last step.
     """
     options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    options |= dict(index=index, direction=direction)
     call = Recurrence("gated_linear", "gated_linear_attention", "x", x, **options)
     if x.dim() != 4 or B.dim() != 4:
         raise ValueError(f"x, B: expected [B, T, H, P] and [B, T, G, N], got {list(x.shape)} and {list(B.shape)}")
@@ -49,16 +55,27 @@ def state_space_dual(
     if groups == 0 or heads % groups:
         raise ValueError(f"B, C: {groups} groups do not divide {heads} heads evenly")
     inputs, z = call.checked("x", x, tuple(x.shape)), call.checked("z", z, tuple(x.shape))
-    dt, dt_bias = call.checked("dt", dt, (batch, length, heads)), call.checked("dt_bias", dt_bias, (heads,))
-    A, D = call.checked("A", A, (heads,)), call.checked("D", D, (heads, width) if D is not None and D.dim() == 2 else (heads,))
+    axes = (2,) if call.own else ()  # of constants that each direction has of its own
+    wide = D is not None and D.dim() == len(axes) + 2
+    dt, dt_bias = call.checked("dt", dt, (batch, length, heads)), call.checked("dt_bias", dt_bias, (*axes, heads))
+    A, D = call.checked("A", A, (*axes, heads)), call.checked("D", D, (*axes, heads, width) if wide else (*axes, heads))
     B, C = (call.checked(name, value, (batch, length, groups, states)) for name, value in (("B", B), ("C", C)))
     if initial_state is not None:
         initial_state = call.checked("initial_state", initial_state, (call.sequences, heads, width, states)).transpose(-1, -2)
+    if call.own:
+        A = _beside(A, batch)
+        D, dt_bias = (None if value is None else _beside(value, batch) for value in (D, dt_bias))
     dt = dt if dt_bias is None else dt + dt_bias
     dt = (F.softplus(dt) if dt_softplus else dt).clamp(*dt_limits)
     B, C = (value.repeat_interleave(heads // groups, 2) if groups < heads else value for value in (B, C))
-    y, final = gated_linear_attention(C, B, dt[..., None] * inputs, dt * A, initial_state, scale=1.0, return_final_state=True, **options)
+    y, final = attend(C, B, dt[..., None] * inputs, dt * A, initial_state, scale=1.0, return_final_state=True, **options)
+    directions = y.unflatten(0, (-1, batch))  # two of them where both read the same inputs
     if D is not None:
-        y = y + (D if D.dim() == 2 else D[:, None]) * inputs
-    y = (y if z is None else y * F.silu(z)).to(x.dtype)
+        directions = directions + (D if wide else D[..., None]) * inputs
+    y = (directions if z is None else directions * F.silu(z)).flatten(0, 1).to(x.dtype)
     return (y, final.transpose(-1, -2).contiguous()) if return_final_state else y
+
+
+def _beside(value: Tensor, batch: int) -> Tensor:
+    """Constants [2, ...] of both directions → [batch, 1, ...], as they lie in the batch."""
+    return value.repeat_interleave(batch // 2, 0).unsqueeze(1)

@@ -1,0 +1,156 @@
+"""Triton kernels of gated linear attention: states between chunks, and outputs. Rows as in ``triton_rows``.
+
+H heads, K keys, V values, all compiled in, as are the tile sizes: BT steps, BK keys, BV values; a chunk is CHUNK steps, a multiple of BT.
+DECAY: 0 none, 1 one per head, 2 one per key. EXCLUSIVE: outputs see the state before their step, and the step itself by ``bonus``.
+PARTS: of a log decay in sums by tensor cores; PRECISION: of products of float32. States are [slots, H, K, V], one per chunk.
+"""
+
+import triton
+import triton.language as tl
+
+from ..triton_rows import kernel, span
+from .triton_tiles import (
+    after,
+    ahead_of,
+    behind_of,
+    between_steps,
+    chunk_at,
+    first_slot,
+    is_later,
+    is_pair,
+    load_decay,
+    load_tile,
+    rows_at,
+    state_tile,
+    sums,
+    tile_of,
+    to_seam,
+    up_to,
+)  # fmt: skip
+
+
+@kernel
+def states(
+    x, y, log_decay, state, kept, final, scale, cu_seqlens, index, T, N, S, direction, own,
+    BACKWARD: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, CHUNK: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
+    BV: tl.constexpr, DECAY: tl.constexpr, EXCLUSIVE: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """kept: the state before each chunk, from x = k [N, H, K] and y = v [N, H, V]; state, final: [S, H, K, V].
+
+    BACKWARD: the gradient of the state after each chunk, from x = q and y = grad_o; state: of the final, final: of the initial state.
+    One program per sequence, head and tile of the state, which stays in registers.
+    """
+    sequence, head, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    key, value = tile // tl.cdiv(V, BV) * BK, tile % tl.cdiv(V, BV) * BV
+    first, step, length, inputs, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
+    slot = first_slot(sequence, cu_seqlens, T, N, S, CHUNK)
+    inner, inside = state_tile(key, value, K, V, BK, BV)
+    at_state = (sequence.to(tl.int64) * H + head) * (K * V) + inner
+    carried = tl.load(state + at_state, mask=inside, other=0.0).to(tl.float32)
+    tiles = tl.cdiv(length, BT)
+    for i in range(0, tiles):
+        n = i
+        if BACKWARD:
+            n = tiles - 1 - i
+            edge = (i == 0) | ((n + 1) * BT % CHUNK == 0)
+        else:
+            edge = n * BT % CHUNK == 0
+        if edge:
+            tl.store(kept + ((slot + n * BT // CHUNK).to(tl.int64) * H + head) * (K * V) + inner, carried, mask=inside)
+        row, here = rows_at(n * BT, length, first, step, index, BT)
+        bx = load_tile(x, row + inputs, here, head, key, H, K, BK)
+        by = load_tile(y, row + (outputs if BACKWARD else inputs), here, head, value, H, V, BV)
+        if DECAY > 0:
+            g = load_decay(log_decay, row + inputs, here, head, key, H, K, BK, DECAY)
+            carried *= tl.exp(tl.sum(g, 0))[:, None] if DECAY == 2 else tl.exp(tl.sum(g, 0))
+            if BACKWARD:
+                weight = sums(up_to(EXCLUSIVE, BT), g, PARTS) if DECAY == 2 else ahead_of(g, EXCLUSIVE)[:, None]
+            else:
+                weight = sums(after(BT), g, PARTS) if DECAY == 2 else behind_of(g)[:, None]
+            bx = (bx.to(tl.float32) * tl.exp(weight)).to(bx.dtype)
+        update = tl.dot(tl.trans(bx), by, input_precision=PRECISION)
+        carried += update * scale if BACKWARD else update
+    tl.store(final + at_state, carried, mask=inside)
+
+
+@triton.jit
+def scores_inside(
+    q, k, log_decay, bonus, row, here, head,
+    H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, DECAY: tl.constexpr, EXCLUSIVE: tl.constexpr,
+    PARTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BT, BT]: weighted products of a tile's queries (rows) with its keys, not scaled.
+
+    Vector decay: blocks of 1, 2, 4 … steps are joined in pairs; the later one's queries meet the earlier one's keys at the seam, each
+    decayed on its way there. As a step is either query or key, both are rows of one matrix.
+    """
+    t = tl.arange(0, BT)
+    found = tl.zeros([BT, BT], tl.float32)
+    itself = tl.zeros([BT], tl.float32)
+    for key in range(0, K, BK):
+        bq = load_tile(q, row, here, head, key, H, K, BK)
+        bk = load_tile(k, row, here, head, key, H, K, BK)
+        if DECAY == 2:
+            g = load_decay(log_decay, row, here, head, key, H, K, BK, DECAY)
+            level = 0
+            while (1 << level) < BT:
+                weight = tl.exp(sums(to_seam(level, EXCLUSIVE, BT), g, PARTS))
+                met = (tl.where(is_later(level, BT)[:, None], bq, bk).to(tl.float32) * weight).to(bq.dtype)
+                found += tl.where(is_pair(level, BT), tl.dot(met, tl.trans(met), input_precision=PRECISION), 0.0)
+                level += 1
+        else:
+            found = tl.dot(bq, tl.trans(bk), found, input_precision=PRECISION)
+        if DECAY == 2 or EXCLUSIVE:
+            product = bq.to(tl.float32) * bk.to(tl.float32)
+            if EXCLUSIVE:
+                at = key + tl.arange(0, BK)
+                product *= tl.load(bonus + head * K + at, mask=at < K, other=0.0)[None, :]
+            itself += tl.sum(product, 1)
+    if DECAY == 1:
+        diagonal = found
+        g = load_decay(log_decay, row, here, head, 0, H, K, BK, DECAY)
+        found *= between_steps(g, EXCLUSIVE, BT)
+        if not EXCLUSIVE:
+            found = tl.where(t[:, None] == t[None, :], diagonal, found)
+    if DECAY == 2 or EXCLUSIVE:
+        found = tl.where(t[:, None] == t[None, :], itself[:, None], found)
+    return tl.where(t[:, None] >= t[None, :], found, 0.0)
+
+
+@kernel
+def outputs(
+    q, k, v, log_decay, bonus, kept, o, scale, cu_seqlens, index, T, N, S, direction, own,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, CHUNK: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    DECAY: tl.constexpr, EXCLUSIVE: tl.constexpr, PARTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """q, k: [N, H, K]; v, o: [N, H, V]; log_decay: [N, H] or [N, H, K]; bonus: [H, K].
+
+    One program per tile of steps, head and BV values.
+    """
+    slot, head, value = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
+    sequence, chunk = chunk_at(slot, cu_seqlens, T, N, S, CHUNK)
+    first, step, length, inputs, results = span(sequence, cu_seqlens, T, N, S, direction, own)
+    begin = chunk * CHUNK
+    if begin >= length:
+        return
+    row, here = rows_at(begin, length, first, step, index, BT)
+    if DECAY == 1:
+        g = load_decay(log_decay, row + inputs, here, head, 0, H, K, BK, DECAY)
+    total = tl.zeros([BT, BV], tl.float32)
+    for key in range(0, K, BK):
+        bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
+        inner, inside = state_tile(key, value, K, V, BK, BV)
+        before = tl.load(kept + (slot.to(tl.int64) * H + head) * (K * V) + inner, mask=inside, other=0.0)
+        if DECAY == 2:
+            g = load_decay(log_decay, row + inputs, here, head, key, H, K, BK, DECAY)
+            bq = (bq.to(tl.float32) * tl.exp(sums(up_to(EXCLUSIVE, BT), g, PARTS))).to(bq.dtype)
+        total = tl.dot(bq, before.to(bq.dtype), total, input_precision=PRECISION)
+    if DECAY == 1:
+        total *= tl.exp(ahead_of(g, EXCLUSIVE))[:, None]
+    if EXCLUSIVE:
+        bonus += sequence // S * own * (H * K)
+    scores = scores_inside(q, k, log_decay, bonus, row + inputs, here, head, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION)
+    bv = load_tile(v, row + inputs, here, head, value, H, V, BV)
+    total = tl.dot(scores.to(bv.dtype), bv, total, input_precision=PRECISION)
+    offset, mask = tile_of(row + results, here, head, value, H, V, BV)
+    tl.store(o + offset, total * scale, mask=mask)
