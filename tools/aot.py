@@ -1,8 +1,9 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and compares registers, spills and instructions with the committed table.
 
-python tools/aot.py [--only NAME] [--targets sm_90 ...] [--dtypes bf16 fp32] [--first] [--update]
+python tools/aot.py [--only NAME ...] [--kernel NAME] [--targets sm_90 ...] [--dtypes bf16 fp32] [--first] [--update]
+python tools/aot.py --keys     whether Triton would compile a kernel again for other numbers of steps and sequences
 
---only takes a part of a recurrence's or kernel's name. What kernels are compiled for: visionrnn/testing/shipped.py.
+--only takes parts of names of families and recurrences, --kernel one of a kernel. What they are compiled for: visionrnn/testing/shipped.py.
 """
 
 import argparse
@@ -21,15 +22,19 @@ from visionrnn.testing.shipped import DTYPES
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "aot.json"
+LENGTHS = (1, 2, 15, 16, 17, 31, 32, 48, 63, 64, 65, 96, 100, 127, 128, 129, 160, 192, 196, 256)
+SIZES = [(length, 1 + i % 3) for i, length in enumerate(LENGTHS)]
 COLUMNS = ("registers", "spills", "stack", "shared", "occupancy", "instructions", "tensor", "loads", "stores", "barriers")
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="part of the name of a recurrence or kernel")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="parts of names of families or recurrences")
+    parser.add_argument("--kernel", default="", metavar="NAME", help="part of the name of a kernel")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--first", action="store_true", help="only the candidate that runs without tuning")
+    parser.add_argument("--keys", action="store_true", help="ask Triton for the keys of 20 lengths and batches; compile nothing")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--update", action="store_true", help="write what was found into the table")
     return parser.parse_args()
@@ -42,13 +47,22 @@ def line(job: aot.Job, figures: aot.Figures) -> str:
     return f"{cells}  {job.candidate} {job.key}"
 
 
+def keys(options: argparse.Namespace) -> int:
+    found = [(target, *aot.changing_keys(target, SIZES, options.only)) for target in options.targets]
+    for target, kernels, changing in found:
+        print(f"{target}: {kernels} kernels, {len(SIZES)} lengths and batches", *changing, sep="\n")
+    return 1 if any(changing or not kernels for _, kernels, changing in found) else 0
+
+
 def main() -> int:
     options, start = parsed(), time.perf_counter()
     os.environ.pop("TRITON_INTERPRET", None)  # read when Triton is imported; what its interpreter runs cannot be compiled
     os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "aot"))
-    jobs = aot.shipped_jobs(options.targets, options.dtypes, options.only, lambda _, number: number == 0 or not options.first)
+    if options.keys:
+        return keys(options)
+    jobs = aot.shipped_jobs(options.targets, options.dtypes, options.only, options.kernel, options.first)
     if not jobs:
-        print(f"no kernel fits {options.only!r}", file=sys.stderr)
+        print(f"no kernel fits {' '.join(options.only)} {options.kernel}", file=sys.stderr)
         return 2
     by_compilation = {job.compilation: job for job in jobs}
     results, kernel = [], ""
@@ -67,7 +81,7 @@ def main() -> int:
         import triton
 
         table = aot.tabulated(results)
-        kept = {name: rows for name, rows in known.items() if options.only and name not in table}
+        kept = known if (options.only, options.kernel) != ([""], "") else {}
         aot.write(TABLE, dict(sorted({**kept, **table}.items())), {"triton": triton.__version__})
     else:
         problems += aot.worse(results, known)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from visionrnn.analysis.compiled import LARGEST_SHARED, Compilation, of_launch
-from visionrnn.kernels.launch import Launch
-from visionrnn.testing.shipped import DTYPES, shipped_launches
+import torch
+
+from visionrnn.analysis.compiled import LARGEST_SHARED, Compilation, cache_key, launch_arguments, of_launch
+from visionrnn.kernels.launch import jit_function
+from visionrnn.testing.shipped import DTYPES, entries
 
 PACKAGE = "visionrnn.kernels."
 CLEAN = ("sm_90", "sm_100")  # no spills, no stack
@@ -37,24 +40,37 @@ class Job:
 
 
 def shipped_jobs(
-    targets: Iterable[str], dtypes: Iterable[str], only: str = "", wanted: Callable[[str, int], bool] = lambda target, candidate: True
+    targets: Iterable[str], dtypes: Iterable[str], only: Iterable[str] = ("",), kernels: str = "", first: bool = False
 ) -> list[Job]:
-    """Every different compilation of the shipped forms; ``wanted(target, number of the candidate)``."""
+    """Every different compilation of the shipped forms (``only`` as :func:`entries` takes it) of kernels with ``kernels`` in their names.
+
+    ``first``: of the candidate that runs without tuning.
+    """
     found: dict[Compilation, Job] = {}
-    for dtype in dtypes:
-        for shipped, launches in shipped_launches(DTYPES[dtype]):
-            for stated in launches:
-                if only in f"{shipped.sample} {stated.kernel}":
-                    for job in _candidates(stated, targets, wanted):
-                        found.setdefault(job.compilation, job)
-    return list(found.values())
+    for shipped, dtype in product(entries(only), dtypes):
+        for stated in shipped.launches(DTYPES[dtype]):
+            if kernels in stated.kernel:
+                candidates = stated.candidates[:1] if first else stated.candidates
+                for (number, config), target in product(enumerate(candidates), targets):
+                    job = Job(of_launch(stated, config, target), number)
+                    found.setdefault(job.compilation, job)
+    return sorted(found.values(), key=lambda job: (job.kernel, job.compilation.dtype, job.compilation.target))
 
 
-def _candidates(stated: Launch, targets: Iterable[str], wanted: Callable[[str, int], bool]) -> Iterable[Job]:
-    for target in targets:
-        for number, config in enumerate(stated.candidates):
-            if wanted(target, number):
-                yield Job(of_launch(stated, config, target), number)
+def changing_keys(target: str, sizes: Iterable[tuple[int, int]], only: Iterable[str] = ("",)) -> tuple[int, list[str]]:
+    """How many kernels were asked, and those that Triton would compile again for other numbers of steps and sequences.
+
+    A kernel's key is asked for every (length, batch) in ``sizes``, candidate by candidate.
+    """
+    found: dict[tuple, set[str]] = {}
+    for shipped, (length, batch) in product(entries(only), list(sizes)):
+        for i, stated in enumerate(replace(shipped, length=length, batch=batch).launches(torch.bfloat16)):
+            for config in stated.candidates:
+                key = cache_key(jit_function(stated.kernel), target, launch_arguments(stated, config, target))
+                found.setdefault((shipped.name, i, stated.kernel, config.key()), set()).add(key)
+    kernels = {kernel for _, _, kernel, _ in found}
+    changing = [f"{kernel} in {name}, {config}: {len(keys)} keys" for (name, _, kernel, config), keys in found.items() if len(keys) > 1]
+    return len(kernels), changing
 
 
 def tabulated(results: Iterable[tuple[Job, Figures]]) -> Table:

@@ -110,11 +110,15 @@ def compilation(function: Any, target: str, arguments: Mapping[str, Any], tuned:
     )
 
 
+def launch_arguments(stated: Launch, config: Config, target: str) -> dict[str, Any]:
+    """All that a candidate of a launch hands to Triton on a target."""
+    constants = config.on(TARGETS[target][0])
+    return {**stated.arguments, **constants, "num_warps": config.warps, "num_stages": config.stages}
+
+
 def of_launch(stated: Launch, config: Config, target: str) -> Compilation:
     """What a candidate of a launch compiles to on a target."""
-    constants = config.on(TARGETS[target][0])
-    arguments = {**stated.arguments, **constants, "num_warps": config.warps, "num_stages": config.stages}
-    return compilation(jit_function(stated.kernel), target, arguments, tuned=constants)
+    return compilation(jit_function(stated.kernel), target, launch_arguments(stated, config, target), tuned=config.constants)
 
 
 def compiled(job: Compilation) -> dict[str, Any]:

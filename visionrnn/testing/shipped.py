@@ -6,21 +6,22 @@ candidates; they are those of one group of LION or one picture, so that inputs s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from visionrnn.kernels import dispatch
 from visionrnn.kernels.launch import Launch, recording
-from visionrnn.testing.samples import SAMPLES, Sample
+from visionrnn.testing.samples import SAMPLES
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """``form``: "groups" are packed sequences read in both directions through an order; "batch" is a plain batch, forward."""
+    """``form``: "groups" are ``batch`` packed sequences read in both directions through an order; "batch" is a plain batch, forward."""
 
     sample: str
     heads: int
@@ -30,16 +31,21 @@ class Shipped:
     length: int = 1024
     batch: int = 1
 
+    @property
+    def name(self) -> str:
+        return f"{SAMPLES[self.sample].family}/{self.sample}"
+
     def inputs(self, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
         """Arguments of the sample, and the options that make the form."""
         sample, sizes = SAMPLES[self.sample], {"heads": self.heads, "key": self.key, "value": self.value}
-        inputs = sample.inputs(self.batch, self.length, dtype=dtype, **sizes)
         if self.form == "batch":
-            return inputs, {"backend": "triton"}
-        states = sample.inputs(2 * 2, 1, dtype=dtype, **sizes)
-        inputs |= {name: states[name].unflatten(0, (2, 2)) for name in sample.states}
-        boundaries, order = torch.tensor([0, self.length // 2, self.length]), torch.arange(self.length)
-        return inputs, {"backend": "triton", "cu_seqlens": boundaries, "index": order, "direction": "both"}
+            return sample.inputs(self.batch, self.length, dtype=dtype, **sizes), {"backend": "triton"}
+        rows = self.batch * self.length
+        inputs = sample.inputs(1, rows, dtype=dtype, **sizes)
+        states = sample.inputs(2 * self.batch, 1, dtype=dtype, **sizes)
+        inputs |= {name: states[name].unflatten(0, (2, -1)) for name in sample.states}
+        boundaries = self.length * torch.arange(self.batch + 1)
+        return inputs, {"backend": "triton", "cu_seqlens": boundaries, "index": torch.arange(rows), "direction": "both"}
 
     def launches(self, dtype: torch.dtype) -> list[Launch]:
         """What a forward and a backward pass launch."""
@@ -49,13 +55,12 @@ class Shipped:
         return found
 
 
-# The first entry of a recurrence decides what is promised for its kernels; others show further widths.
 SHIPPED = (
     # LION: 64 or 128 channels in 4 heads; Mamba with twice as many and 16 states
     Shipped("gated_selective_scan", heads=1, key=16, value=128, form="groups"),
     Shipped("causal_conv", heads=1, key=128, value=128, form="groups"),
     Shipped("rwkv6", heads=4, key=32, value=32, form="groups"),
-    Shipped("symmetric_retention", heads=4, key=32, value=32, form="groups"),
+    Shipped("symmetric_retention", heads=4, key=32, value=32),
     Shipped("ttt_linear", heads=4, key=32, value=32, form="groups"),
     # Vision-LSTM: twice 192 channels in 4 heads; Sequencer2D: 96 channels
     Shipped("mlstm", heads=4, key=96, value=96),
@@ -81,14 +86,10 @@ SHIPPED = (
 
 def covered(shipped: Shipped) -> bool:
     """Whether Triton kernels exist for it."""
-    from visionrnn.kernels import dispatch
-
-    sample: Sample = SAMPLES[shipped.sample]
+    sample = SAMPLES[shipped.sample]
     return dispatch.has(sample.family, "triton", sample.kernel)
 
 
-def shipped_launches(dtype: torch.dtype, only: str = "") -> Iterator[tuple[Shipped, list[Launch]]]:
-    """Launches of every covered entry whose recurrence's or family's name contains ``only``."""
-    for shipped in SHIPPED:
-        if covered(shipped) and only in f"{SAMPLES[shipped.sample].family}/{shipped.sample}":
-            yield shipped, shipped.launches(dtype)
+def entries(only: Iterable[str] = ("",)) -> list[Shipped]:
+    """Those covered whose "family/sample" has a part in ``only``."""
+    return [shipped for shipped in SHIPPED if covered(shipped) and any(part in shipped.name for part in only)]
