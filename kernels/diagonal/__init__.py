@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations import softplus
-from ..ordered import ordered
+from ..ordered import Both, ordered
 from ..recurrence import Recurrence
 
 NO_MAXIMUM = -1e38  # the maximum of no scores; finite, so that differences are
@@ -97,6 +97,7 @@ def _signs(call: Recurrence, sign: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"sign: expected a shape that broadcasts to {list(shape)}, got {list(sign.shape)}") from cause
 
 
+@ordered("diagonal", "selective_scan", timed=("u", "delta", "B", "C", "z"), rank=3, constants=("A", "D", "delta_bias"))
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -113,6 +114,9 @@ def selective_scan(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba's selective state-space scan (S6; Gu & Dao 2023, algorithm 2).
@@ -121,27 +125,40 @@ def selective_scan(
         h_t = exp(Δ_t A) ⊙ h_{t-1} + (Δ_t ⊙ u_t) B_tᵀ ,   y_t = (h_t C_t + D ⊙ u_t) ⊙ SiLU(z_t)
 
     u, delta, z: [B, T, D]; A: [D, N], negative; B, C: [B, T, N], or [B, T, G, N] where G groups share the channels evenly;
-    D, delta_bias: [D]; initial_state: [B, D, N] (or [S, D, N] with cu_seqlens). Other arguments as in :func:`diagonal_scan`.
-    Returns y [B, T, D], and with ``return_final_state`` also the state after the last step [B, D, N].
+    D, delta_bias: [D]; initial_state: [B, D, N] (or [S, D, N] with cu_seqlens). Other arguments as in :func:`diagonal_scan`; with two
+    directions of inputs [2, B, T, ...] each has its own A, D and delta_bias too, [2, ...].
+    Returns y [B, T, D], and with ``return_final_state`` also the state after the last step [B, D, N]. Raises ValueError for wrong shapes,
+    dtypes, devices and unknown back ends.
     """
     channels = u.shape[-1]
-    if A.dim() != 2 or A.shape[0] != channels:
+    two = isinstance(direction, Both) and direction.own
+    if A.dim() != 2 + two or A.shape[-2] != channels:
         raise ValueError(f"A: expected [{channels}, N], got {list(A.shape)}")
-    states = A.shape[1]
+    states = A.shape[-1]
     B, C = (value.unsqueeze(2) if value.dim() == 3 else value for value in (B, C))
     groups = B.shape[2] if B.dim() == 4 else 1
     if channels % groups:
         raise ValueError(f"B, C: {groups} groups do not divide {channels} channels evenly")
-    call = Recurrence("diagonal", "selective_scan", "u", u, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    D, z = call.checked("D", D, (channels,)), call.checked("z", z, tuple(u.shape))
-    delta, delta_bias = call.checked("delta", delta, tuple(u.shape)), call.checked("delta_bias", delta_bias, (channels,))
-    delta = delta if delta_bias is None else delta + delta_bias
+    call = Recurrence(
+        "diagonal", "selective_scan", "u", u, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction, widths=(states,),
+    )  # fmt: skip
     call.timed("u", u, (channels,))
-    call.timed("delta", softplus(delta) if delta_softplus else delta, (channels,), blank=0)
     call.constant("A", A, (channels, states))
     call.timed("B", B, (groups, states))
     call.timed("C", C, (groups, states))
     call.state("state", initial_state, (channels, states))
+    if call.backend == "triton":  # its kernels do all of it
+        call.timed("delta", delta, (channels,))
+        call.timed("z", z, (channels,))
+        call.constant("D", D, (channels,))
+        call.constant("delta_bias", delta_bias, (channels,))
+        y, final = call.run(delta_softplus=delta_softplus)
+        return (y, final) if return_final_state else y
+    D, z = call.checked("D", D, (channels,)), call.checked("z", z, tuple(u.shape))
+    delta, delta_bias = call.checked("delta", delta, tuple(u.shape)), call.checked("delta_bias", delta_bias, (channels,))
+    delta = delta if delta_bias is None else delta + delta_bias
+    call.timed("delta", softplus(delta) if delta_softplus else delta, (channels,), blank=0)
     y, final = call.run()
     y = y if D is None else torch.addcmul(y, D, u)
     y = y if z is None else y * F.silu(z)

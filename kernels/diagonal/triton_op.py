@@ -10,6 +10,9 @@ from torch import Tensor
 from ..launch import Config, launch
 from ..native import watch, watched_gradients
 from ..spans import Spans
+from .triton_selective_op import selective_scan
+
+__all__ = ["diagonal_scan", "selective_scan"]
 
 BLOCK_D = 32  # channels of a program: few, because sequences are few
 
