@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ordered import Both, ordered
 from ..recurrence import Recurrence
 
 BLANK = float("-inf")  # learning rate of steps beyond the end of a sequence: the state passes them as it is
 FORMS = {"paper": "ttt_linear", "fla": "ttt_linear_fla"}  # → name of the back-end function
 
 
+@ordered(
+    "delta_rule", "ttt_linear", timed=("q", "k", "v", "learning_rate"), rank=4, constants=("norm_weight", "norm_bias", "token_scale")
+)  # fmt: skip
 def ttt_linear(
     q: Tensor,
     k: Tensor,
@@ -30,6 +34,9 @@ def ttt_linear(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
     """TTT-Linear (Sun et al. 2024): a linear map W, b learns, while the sequence passes, to predict v - k from k.
@@ -51,14 +58,21 @@ def ttt_linear(
     ``reverse`` runs from the last step to the first; ``cu_seqlens`` [S + 1] packs S sequences into B = 1, ``max_seqlen`` bounds their
     length. Returns o [B, T, H, D], with ``return_final_state`` also the state. Raises ValueError for wrong shapes, dtypes, devices,
     forms and back ends.
+
+    ``index`` [B · T], a permutation: step p reads row ``index[p]`` of the flattened inputs and writes there. ``direction``: "forward",
+    "reverse", or "both": two scans, of the same inputs, or of one for each [2, B, T, H, D] with norms [2, H, D] and token scales
+    [2, mini_batch_size]; states are [2, B, ...], and outputs added, or with ``merge`` "stack" returned as [2, B, T, H, D], the forward
+    one first.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}; expected one of {sorted(FORMS)}")
     weight, bias = _states(initial_state, 2)
     heads, width = _sizes(q)
     how: dict[str, Any] = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen, "reverse": reverse, "backend": backend}
+    how |= {"index": index, "direction": direction, "widths": (width,)}
     if token_scale is None and form == "fla":
         token_scale = q.new_ones(max(mini_batch_size, 0))
+        token_scale = token_scale.expand(2, -1) if isinstance(direction, Both) and direction.own else token_scale
     call = _mini_batched(FORMS[form], q, k, v, learning_rate, norm_weight, norm_bias, token_scale, mini_batch_size, how)
     call.state("weight", weight, (heads, width, width))
     call.state("bias", bias, (heads, width))
@@ -168,6 +182,7 @@ def _mini_batched(
     call.constant("norm_bias", norm_bias, (heads, width))
     if token_scale is None:
         token_scale = 1 / torch.arange(1, mini_batch_size + 1, dtype=call.dtype, device=q.device)
+        token_scale = token_scale.expand(2, -1) if call.own else token_scale
     call.constant("token_scale", token_scale.clamp(min=0), (mini_batch_size,))
     return call
 
