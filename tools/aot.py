@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "tests" / "kernels" / "aot.json"
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 48, 63, 64, 65, 96, 100, 127, 128, 129, 160, 192, 196, 256)
 SIZES = [(length, 1 + i % 3) for i, length in enumerate(LENGTHS)]
+WHOLE = [[""], "", False, set(TARGETS), set(DTYPES)]  # options of a run that renews the whole table
 COLUMNS = ("registers", "spills", "stack", "shared", "occupancy", "instructions", "tensor", "loads", "stores", "barriers")
 
 
@@ -75,16 +76,17 @@ def main() -> int:
             print(f"\n{kernel}")
         print(line(job, figures), flush=True)
     print(f"\n{len(results)} compilations of {len({job.kernel for job in jobs})} kernels in {time.perf_counter() - start:.0f} s")
-    problems = aot.broken_promises(results)
+    table = aot.tabulated(results)
+    problems = aot.broken_promises(table)
     known = aot.read(TABLE)["kernels"] if TABLE.exists() else {}
     if options.update:
         import triton
 
-        table = aot.tabulated(results)
-        kept = known if (options.only, options.kernel) != ([""], "") else {}
-        aot.write(TABLE, dict(sorted({**kept, **table}.items())), {"triton": triton.__version__})
+        whole = [options.only, options.kernel, options.first, set(options.targets), set(options.dtypes)] == WHOLE
+        merged = table if whole else {name: {**known.get(name, {}), **table.get(name, {})} for name in {**known, **table}}
+        aot.write(TABLE, merged, {"triton": triton.__version__})
     else:
-        problems += aot.worse(results, known)
+        problems += aot.worse(table, known)
     print(*problems, sep="\n")
     return 1 if problems else 0
 

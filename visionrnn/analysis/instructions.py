@@ -13,7 +13,7 @@ NVIDIA = {
     "tensor": r"(HMMA|IMMA|DMMA|QMMA|OMMA|HGMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b",
     "loads": r"(LDG|LDGSTS|UTMALDG)\b",  # asynchronous ones and those of the tensor memory accelerator too
     "stores": r"(STG|UTMASTG|UTMAREDG)\b",
-    "shared": r"(LDS|LDSM|STS|STSM)\b",
+    "shared_accesses": r"(LDS|LDSM|STS|STSM)\b",
     "barriers": r"(BAR|SYNCS)\b",
     "spills": r"(LDL|STL)\b",
     "atomics": r"(ATOM|ATOMG|ATOMS|RED|REDG)\b",
@@ -22,7 +22,7 @@ AMD = {
     "tensor": r"v_(mfma|wmma|smfmac)",
     "loads": r"(global|buffer|flat)_load",
     "stores": r"(global|buffer|flat)_store",
-    "shared": r"ds_(read|load|write|store)",
+    "shared_accesses": r"ds_(read|load|write|store)",
     "barriers": r"s_barrier",
     "spills": r"scratch_(load|store)",
     "atomics": r"(global|buffer|flat|ds)_\w*(atomic|add_f|add_rtn_f)",
