@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..activations import log_sigmoid
 from ..diagonal import diagonal_scan
+from ..ordered import Both, ordered
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
 from .max_plus import running_maximum
@@ -17,6 +18,7 @@ from .native_mlstm import mlstm as native_mlstm
 STATES = {"exp": ("C", "n", "m"), "sigmoid": ("C", "n")}
 
 
+@ordered("gated_linear", "gated_linear_attention", timed=("q", "k", "v", "input_gate", "forget_gate"), rank=4)
 def mlstm(
     q: Tensor,
     k: Tensor,
@@ -33,6 +35,9 @@ def mlstm(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | Both | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, tuple[Tensor, ...]]:
     """mLSTM (xLSTM, Beck et al. 2024); with gating="sigmoid" the form of Tiled Flash Linear Attention (Beck et al. 2025).
@@ -44,18 +49,27 @@ def mlstm(
     q, k: [B, T, H, K]; v: [B, T, H, V]; input_gate i, forget_gate f: [B, T, H], before their activations. **States are key × value:**
     ``initial_state`` is (C [B, H, K, V], n [B, H, K], m [B, H]), zeros when absent; (C, n) for "sigmoid". C and n are scaled by e^{-m}.
     normalize=False, for "sigmoid" only, leaves the numerator undivided. ``scale`` is K^-0.5 when absent. Gradients are the true ones,
-    through the normaliser and through m where h depends on it. Other arguments as in :func:`gated_linear_attention`.
-    Returns h [B, T, H, V], and with ``return_final_state`` also the states after the last step, a tuple as ``initial_state``.
+    through the normaliser and through m where h depends on it. Other arguments as in :func:`gated_linear_attention`; with
+    inputs of their own, both directions have q, k, v [2, B, T, H, ...] and gates [2, B, T, H]. Returns h [B, T, H, V], and with
+    ``return_final_state`` also the states after the last step, a tuple as ``initial_state``.
     """
     if gating not in STATES:
         raise ValueError(f"gating={gating!r}; expected one of {sorted(STATES)}")
     if gating == "exp" and not normalize:
         raise ValueError("normalize=False needs gating='sigmoid': exponential gates are only defined up to the normaliser")
     options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options)
+    order: dict[str, Any] = dict(index=index, direction=direction)
+    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options, **order, widths=(q.shape[-1], v.shape[-1]))
     if q.dim() != 4 or v.dim() != 4:
         raise ValueError(f"q, v: expected [B, T, H, K] and [B, T, H, V], got {list(q.shape)} and {list(v.shape)}")
     kind, (*steps, key), value = q.dtype, q.shape, v.shape[-1]
+    if call.backend == "triton":
+        fused = Recurrence("gated_linear", "mlstm", "q", q, **options | {"backend": "triton"}, **order)
+        h, final = _fused(
+            fused, {"q": q, "k": k, "v": v, "input_gate": input_gate, "forget_gate": forget_gate}, initial_state,
+            scale=key**-0.5 if scale is None else scale, eps=eps, exponential=gating == "exp", divide=normalize, final=return_final_state,
+        )  # fmt: skip
+        return (h, final) if return_final_state else h
     q, k, v = (call.checked(name, given, (*steps, size)) for name, given, size in (("q", q, key), ("k", k, key), ("v", v, value)))
     gate, forget = (call.checked(name, given, tuple(steps)) for name, given in (("input_gate", input_gate), ("forget_gate", forget_gate)))
     if call.backend == "native":
@@ -74,6 +88,21 @@ def mlstm(
         h, projected, final = _attend(q, k * gate.sigmoid()[..., None], v, log_forget, states[0], states[1], scale, options)
         h = h / (projected.abs().clamp(min=1) + eps)[..., None] if normalize else h
     return (h.to(kind), final) if return_final_state else h.to(kind)
+
+
+def _fused(
+    call: Recurrence, given: dict[str, Tensor], initial_state: tuple[Tensor, ...] | None, *, exponential: bool, **options: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h and the final states by the kernels that do all of it."""
+    (heads, key), value, names = given["q"].shape[2:], given["v"].shape[-1], STATES["exp" if exponential else "sigmoid"]
+    for name, tensor in given.items():
+        call.timed(name, tensor, {"v": (heads, value), "q": (heads, key), "k": (heads, key)}.get(name, (heads,)))
+    options |= dict.fromkeys("Cnm")
+    if initial_state is not None:
+        states = _states(call, initial_state, _shapes(heads, key, value), names)
+        options |= {name: state.contiguous() for name, state in zip(names, states, strict=True)}
+    h, *final = call.run(exponential=exponential, **options)
+    return h, tuple(final[: len(names)])
 
 
 def _attend(

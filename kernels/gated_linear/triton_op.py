@@ -12,6 +12,7 @@ from ..launch import Config, Constants, launch, product_precision
 from ..native import watch, watched_gradients
 from ..spans import REVERSE, Spans
 from .rotation import in_turning_frame, packed_angles
+from .triton_mlstm_op import max_plus_scan, mlstm  # noqa: F401  # of the same back end
 
 
 def gated_linear_attention(
@@ -67,7 +68,7 @@ def _gated_linear(
     o, final, kept = v.new_empty(*spans.output(v), *v.shape[2:]), torch.empty_like(state), state.new_empty(_kept_shape(spans, state))
     _launch_states(spans, constants, k, v, log_decay, state, kept, final, 1.0, backward=False)
     launch(
-        "gated_linear.triton_kernels.outputs", lambda c: (kept.shape[0], c["H"], _parts(c)[1]),
+        "gated_linear.triton_kernels.outputs", lambda c: (len(kept) * (c["CHUNK"] // c["BT"]), c["H"], _parts(c)[1]),
         {"q": q, "k": k, "v": v, "log_decay": log_decay, "bonus": bonus, "kept": kept, "o": o, "scale": scale, **spans.arguments()},
         _tiles(constants, CHUNK, 64, 64, (4, 8)), flops=2 * o.numel() * (q.shape[3] + CHUNK) + 2 * o[..., 0].numel() * CHUNK * q.shape[3],
     )  # fmt: skip
