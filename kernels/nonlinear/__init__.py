@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ordered import ordered
 from ..recurrence import Recurrence
 from .cells import CELLS
 from .newton import newton_rnn
@@ -14,6 +15,7 @@ from .newton import newton_rnn
 __all__ = ["bidirectional_nonlinear_rnn", "newton_rnn", "nonlinear_rnn"]
 
 
+@ordered("nonlinear", "nonlinear_rnn", timed=("x",), rank=5, constants=("R", "bias"))
 def nonlinear_rnn(
     x: Tensor,
     R: Tensor,
@@ -26,6 +28,9 @@ def nonlinear_rnn(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor | tuple[Tensor, ...]]:
     """Per-head recurrent network in the form of FlashRNN (Poeppel et al. 2024); x is already projected.
@@ -53,12 +58,18 @@ def nonlinear_rnn(
     kind = CELLS[cell]
     if x.dim() != 5 or x.shape[2] != kind.inputs:
         raise ValueError(f"x: expected [B, T, {kind.inputs}, H, D] for cell={cell!r}, got {list(x.shape)}")
-    call = Recurrence("nonlinear", "nonlinear_rnn", "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
     heads, width = x.shape[3:]
+    call = Recurrence(
+        "nonlinear", "nonlinear_rnn", "x", x, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction, widths=(width,),
+    )  # fmt: skip
     call.timed("x", x, (kind.inputs, heads, width), blank=0)
     call.constant("R", R, (kind.matrices, heads, width, width))
     call.constant("bias", bias, (kind.biases, heads, width))
-    padded = cu_seqlens is not None and call.backend != "native"  # only then are there steps that must leave the state alone
+    padded = cu_seqlens is not None and call.backend not in (
+        "native",
+        "triton",
+    )  # only then are there steps that must leave the state alone
     call.timed("valid", x.new_ones(x.shape[:2]) if padded else None, (), blank=0)
     call.state("state", _stacked(call, initial_state, kind.states, (heads, width)), (len(kind.states), heads, width))
     y, final = call.run(cell=cell, normalizer_floor=normalizer_floor)
