@@ -23,8 +23,9 @@ from .triton_tiles import (
     rows_at,
     state_tile,
     sums,
-    tile_of,
+    tile_at,
     to_seam,
+    total_decay,
     up_to,
 )  # fmt: skip
 
@@ -45,8 +46,8 @@ def states(
     first, step, length, inputs, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
     slot = first_slot(sequence, cu_seqlens, T, N, S, CHUNK)
     inner, inside = state_tile(key, value, K, V, BK, BV)
-    at_state = (sequence.to(tl.int64) * H + head) * (K * V) + inner
-    carried = tl.load(state + at_state, mask=inside, other=0.0).to(tl.float32)
+    at_state = (sequence.to(tl.int64) * H + head) * (K * V)
+    carried = tl.load(state + at_state + inner, mask=inside, other=0.0)
     tiles = tl.cdiv(length, BT)
     for i in range(0, tiles):
         n = i
@@ -70,7 +71,7 @@ def states(
             bx = (bx.to(tl.float32) * tl.exp(weight)).to(bx.dtype)
         update = tl.dot(tl.trans(bx), by, input_precision=PRECISION)
         carried += update * scale if BACKWARD else update
-    tl.store(final + at_state, carried, mask=inside)
+    tl.store(final + at_state + inner, carried, mask=inside)
 
 
 @triton.jit
@@ -117,6 +118,36 @@ def scores_inside(
     return tl.where(t[:, None] >= t[None, :], found, 0.0)
 
 
+@triton.jit
+def scores_across(
+    q, k, log_decay, late, early, length, first, step, index, inputs, head,
+    H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, DECAY: tl.constexpr, EXCLUSIVE: tl.constexpr,
+    PARTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BT, BT]: as :func:`scores_inside`, of the queries of the tile from step ``late`` on with the keys of that from ``early`` on."""
+    row, here = rows_at(late, length, first, step, index, BT)
+    row_k, here_k = rows_at(early, length, first, step, index, BT)
+    row += inputs
+    row_k += inputs
+    found = tl.zeros([BT, BT], tl.float32)
+    for key in range(0, K, BK):
+        bq = load_tile(q, row, here, head, key, H, K, BK)
+        bk = load_tile(k, row_k, here_k, head, key, H, K, BK)
+        if DECAY == 2:
+            ahead = sums(up_to(EXCLUSIVE, BT), load_decay(log_decay, row, here, head, key, H, K, BK, DECAY), PARTS)
+            behind = sums(after(BT), load_decay(log_decay, row_k, here_k, head, key, H, K, BK, DECAY), PARTS)
+            between = total_decay(log_decay, early + BT, late, length, first, step, index, inputs, head, key, H, K, BT, BK, DECAY)
+            bq = (bq.to(tl.float32) * tl.exp(ahead)).to(bq.dtype)
+            bk = (bk.to(tl.float32) * tl.exp(behind + between[None, :])).to(bk.dtype)
+        found = tl.dot(bq, tl.trans(bk), found, input_precision=PRECISION)
+    if DECAY == 1:
+        ahead = ahead_of(load_decay(log_decay, row, here, head, 0, H, K, BK, DECAY), EXCLUSIVE)
+        behind = behind_of(load_decay(log_decay, row_k, here_k, head, 0, H, K, BK, DECAY))
+        behind += total_decay(log_decay, early + BT, late, length, first, step, index, inputs, head, 0, H, K, BT, BK, DECAY)
+        found *= tl.exp(ahead)[:, None] * tl.exp(behind)[None, :]
+    return found
+
+
 @kernel
 def outputs(
     q, k, v, log_decay, bonus, kept, o, scale, cu_seqlens, index, T, N, S, direction, own,
@@ -127,30 +158,45 @@ def outputs(
 
     One program per tile of steps, head and BV values.
     """
-    slot, head, value = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
+    slot, head, value = tl.program_id(0) // (CHUNK // BT), tl.program_id(1), tl.program_id(2) * BV
     sequence, chunk = chunk_at(slot, cu_seqlens, T, N, S, CHUNK)
     first, step, length, inputs, results = span(sequence, cu_seqlens, T, N, S, direction, own)
-    begin = chunk * CHUNK
+    start = chunk * CHUNK
+    begin = start + tl.program_id(0) % (CHUNK // BT) * BT
     if begin >= length:
         return
     row, here = rows_at(begin, length, first, step, index, BT)
-    if DECAY == 1:
-        g = load_decay(log_decay, row + inputs, here, head, 0, H, K, BK, DECAY)
+    kept += (slot.to(tl.int64) * H + head) * (K * V)
     total = tl.zeros([BT, BV], tl.float32)
     for key in range(0, K, BK):
         bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
         inner, inside = state_tile(key, value, K, V, BK, BV)
-        before = tl.load(kept + (slot.to(tl.int64) * H + head) * (K * V) + inner, mask=inside, other=0.0)
+        before = tl.load(kept + inner, mask=inside, other=0.0)
         if DECAY == 2:
             g = load_decay(log_decay, row + inputs, here, head, key, H, K, BK, DECAY)
-            bq = (bq.to(tl.float32) * tl.exp(sums(up_to(EXCLUSIVE, BT), g, PARTS))).to(bq.dtype)
+            ahead = sums(up_to(EXCLUSIVE, BT), g, PARTS)
+            if CHUNK > BT:
+                ahead += total_decay(log_decay, start, begin, length, first, step, index, inputs, head, key, H, K, BT, BK, DECAY)[None, :]
+            bq = (bq.to(tl.float32) * tl.exp(ahead)).to(bq.dtype)
         total = tl.dot(bq, before.to(bq.dtype), total, input_precision=PRECISION)
     if DECAY == 1:
-        total *= tl.exp(ahead_of(g, EXCLUSIVE))[:, None]
+        ahead = ahead_of(load_decay(log_decay, row + inputs, here, head, 0, H, K, BK, DECAY), EXCLUSIVE)
+        if CHUNK > BT:
+            ahead += total_decay(log_decay, start, begin, length, first, step, index, inputs, head, 0, H, K, BT, BK, DECAY)
+        total *= tl.exp(ahead)[:, None]
     if EXCLUSIVE:
         bonus += sequence // S * own * (H * K)
     scores = scores_inside(q, k, log_decay, bonus, row + inputs, here, head, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION)
     bv = load_tile(v, row + inputs, here, head, value, H, V, BV)
     total = tl.dot(scores.to(bv.dtype), bv, total, input_precision=PRECISION)
-    offset, mask = tile_of(row + results, here, head, value, H, V, BV)
-    tl.store(o + offset, total * scale, mask=mask)
+    if CHUNK > BT:
+        for early in range(start, begin, BT):
+            scores = scores_across(
+                q, k, log_decay, begin, early, length, first, step, index, inputs, head,
+                H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION,
+            )  # fmt: skip
+            row_v, here_v = rows_at(early, length, first, step, index, BT)
+            bv = load_tile(v, row_v + inputs, here_v, head, value, H, V, BV)
+            total = tl.dot(scores.to(bv.dtype), bv, total, input_precision=PRECISION)
+    pointers, mask = tile_at(o, row + results, here, head, value, H, V, BV)
+    tl.store(pointers, total * scale, mask=mask)

@@ -49,20 +49,20 @@ def rows_at(begin, length, first, step, index, BT: tl.constexpr):
 
 
 @triton.jit
-def tile_of(row, here, head, column, H: tl.constexpr, W: tl.constexpr, BW: tl.constexpr):
-    """Offsets and mask [BT, BW] of columns ``column`` … of rows [N, H, W]."""
+def tile_at(x, row, here, head, column, H: tl.constexpr, W: tl.constexpr, BW: tl.constexpr):
+    """Pointers and mask [BT, BW] of columns ``column`` … of rows [N, H, W]."""
     at = column + tl.arange(0, BW)
-    offset = (row[:, None] * H + head) * W + at[None, :]
+    pointers = x + (row[:, None] * H + head) * W + at[None, :]
     if W % BW == 0:
-        return offset, here[:, None] & (at >= 0)[None, :]
+        return pointers, here[:, None] & (at >= 0)[None, :]
     else:
-        return offset, here[:, None] & (at < W)[None, :]
+        return pointers, here[:, None] & (at < W)[None, :]
 
 
 @triton.jit
 def load_tile(x, row, here, head, column, H: tl.constexpr, W: tl.constexpr, BW: tl.constexpr):
-    offset, mask = tile_of(row, here, head, column, H, W, BW)
-    return tl.load(x + offset, mask=mask, other=0.0)
+    pointers, mask = tile_at(x, row, here, head, column, H, W, BW)
+    return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -79,6 +79,19 @@ def load_decay(log_decay, row, here, head, column, H: tl.constexpr, K: tl.conste
         return tl.maximum(tl.load(log_decay + row * H + head, mask=here, other=0.0).to(tl.float32), FORGOTTEN)
     else:
         return tl.maximum(load_tile(log_decay, row, here, head, column, H, K, BK).to(tl.float32), FORGOTTEN)
+
+
+@triton.jit
+def total_decay(
+    log_decay, begin, end, length, first, step, index, inputs, head, key,
+    H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, DECAY: tl.constexpr,
+):  # fmt: skip
+    """Sum over the tiles that begin at the steps begin, begin + BT … before end: [1] with one decay per head, [BK] with one per key."""
+    total = tl.zeros([BK if DECAY == 2 else 1], tl.float32)
+    for at in range(begin, end, BT):
+        row, here = rows_at(at, length, first, step, index, BT)
+        total += tl.sum(load_decay(log_decay, row + inputs, here, head, key, H, K, BK, DECAY), 0)
+    return total
 
 
 @triton.jit
