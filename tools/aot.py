@@ -1,6 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and compares registers, spills and instructions with the committed table.
 
 python tools/aot.py [--only NAME ...] [--kernel NAME] [--targets sm_90 ...] [--dtypes bf16 fp32] [--first] [--update]
+python tools/aot.py --peers [--only NAME ...]     flash-linear-attention's kernels over its own configurations, beside ours
 python tools/aot.py --keys     whether Triton would compile a kernel again for other numbers of steps and sequences
 
 --only takes parts of names of families and recurrences, --kernel one of a kernel. What they are compiled for: visionrnn/testing/shipped.py.
@@ -36,6 +37,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--first", action="store_true", help="only the candidate that runs without tuning")
     parser.add_argument("--keys", action="store_true", help="ask Triton for the keys of 20 lengths and batches; compile nothing")
+    parser.add_argument("--peers", action="store_true", help="flash-linear-attention's kernels beside ours, for an H100")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--update", action="store_true", help="write what was found into the table")
     return parser.parse_args()
@@ -55,10 +57,22 @@ def keys(options: argparse.Namespace) -> int:
     return 1 if any(changing or not kernels for _, kernels, changing in found) else 0
 
 
+def peers(options: argparse.Namespace) -> int:
+    if find_spec("fla") is None:
+        print("fla-core is not installed: pip install --no-deps -r tools/requirements-peers.txt", file=sys.stderr)
+        return 2
+    from aot_peers import compare
+
+    compare(options.only, options.processes)
+    return 0
+
+
 def main() -> int:
     options, start = parsed(), time.perf_counter()
     os.environ.pop("TRITON_INTERPRET", None)  # read when Triton is imported; what its interpreter runs cannot be compiled
     os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "aot"))
+    if options.peers:
+        return peers(options)
     if options.keys:
         return keys(options)
     jobs = aot.shipped_jobs(options.targets, options.dtypes, options.only, options.kernel, options.first)

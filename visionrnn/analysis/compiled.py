@@ -5,7 +5,7 @@ Needs Triton, in a process without TRITON_INTERPRET, and no driver: Triton bring
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -141,8 +141,10 @@ def compiled(job: Compilation) -> dict[str, Any]:
     return {**found, "shared": shared, "programs": programs, "occupancy": round(share, 3), "products": products}
 
 
-def compile_all(jobs: Iterable[Compilation], processes: int) -> Iterator[tuple[Compilation, dict[str, Any]]]:
-    """Every compilation once, in several processes; results in the order of the jobs."""
+def compile_all(
+    jobs: Iterable[Compilation], processes: int, prepare: Callable[[], None] | None = None
+) -> Iterator[tuple[Compilation, dict[str, Any]]]:
+    """Every compilation once, in several processes, each of which calls ``prepare`` first; results in the order of the jobs."""
     different = list(dict.fromkeys(jobs))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=prepare) as pool:
         yield from zip(different, pool.map(compiled, different), strict=True)

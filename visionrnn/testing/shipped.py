@@ -47,11 +47,14 @@ class Shipped:
         boundaries = self.length * torch.arange(self.batch + 1)
         return inputs, {"backend": "triton", "cu_seqlens": boundaries, "index": torch.arange(rows), "direction": "both"}
 
-    def launches(self, dtype: torch.dtype) -> list[Launch]:
-        """What a forward and a backward pass launch."""
+    def launches(self, dtype: torch.dtype, backward: bool = True) -> list[Launch]:
+        """What a forward pass, and a backward pass after it, launch."""
         inputs, options = self.inputs(dtype)
         with recording() as found:
-            SAMPLES[self.sample].gradients(inputs, **options)
+            if backward:
+                SAMPLES[self.sample].gradients(inputs, **options)
+            else:
+                SAMPLES[self.sample].run(inputs, **options)
         return found
 
 
