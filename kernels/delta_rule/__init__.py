@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ordered import ordered
 from ..recurrence import Recurrence
 
 
+@ordered("delta_rule", "delta_rule", timed=("q", "k", "v", "beta", "log_decay"), rank=4)
 def delta_rule(
     q: Tensor,
     k: Tensor,
@@ -21,6 +23,9 @@ def delta_rule(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """DeltaNet, Gated DeltaNet, Kimi's delta attention and DeltaProduct. Per head, for every token t:
@@ -33,7 +38,7 @@ def delta_rule(
     log_decay ≤ 0: None, [B, T, H], or [B, T, H, K] for a decay of its own per key channel. States are **key × value**: initial_state
     [B, H, K, V] (or [S, H, K, V] with cu_seqlens), zero when absent. ``scale`` None means K^-0.5. With keys of length one, β in [0, 1]
     erases and β up to 2 reflects: negative eigenvalues. ``reverse`` turns the tokens round, not the steps inside a token; ``cu_seqlens``
-    counts tokens and, like the remaining arguments, is as in :func:`visionrnn.kernels.diagonal_scan`.
+    and ``index`` count tokens and, like ``direction``, ``merge`` and the rest, are as in :func:`visionrnn.kernels.diagonal_scan`.
     Returns o [B, T, H, V], and with ``return_final_state`` also the state after the last token [B, H, K, V].
     Raises ValueError for wrong shapes, dtypes, devices and unknown back ends.
 
@@ -45,7 +50,10 @@ def delta_rule(
     if steps < 1:
         raise ValueError(f"steps: expected 1 or more per token, got {steps}")
     batch, length, heads, key = q.shape
-    call = Recurrence("delta_rule", "delta_rule", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
+    call = Recurrence(
+        "delta_rule", "delta_rule", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction, widths=(key, v.shape[-1]),
+    )  # fmt: skip
 
     def by_token(name: str, value: Tensor, shape: tuple[int, ...], blank: float | None = None) -> None:
         call.checked(name, value, (batch, length * steps, *shape))
@@ -61,6 +69,7 @@ def delta_rule(
     return (out, final) if return_final_state else out
 
 
+@ordered("delta_rule", "generalized_delta_rule", timed=("q", "k", "v", "a", "b", "log_decay"), rank=4)
 def generalized_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -75,6 +84,9 @@ def generalized_delta_rule(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """RWKV-7: the transition is a diagonal plus a matrix of rank one. Per head:
@@ -90,8 +102,9 @@ def generalized_delta_rule(
         raise ValueError(f"q: expected [B, T, H, K], got {list(q.shape)}")
     heads, key = q.shape[2:]
     call = Recurrence(
-        "delta_rule", "generalized_delta_rule", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend
-    )
+        "delta_rule", "generalized_delta_rule", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
+        index=index, direction=direction, widths=(key, v.shape[-1]),
+    )  # fmt: skip
     call.timed("q", q, (heads, key))
     call.timed("k", k, (heads, key), blank=0)
     call.timed("v", v, (heads, v.shape[-1]))

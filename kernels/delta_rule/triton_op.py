@@ -1,1 +1,231 @@
 """Launches the Triton kernels of the delta rules, as custom ops with backward ops of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from ..launch import Config, launch, product_precision
+from ..native import watch, watched_gradients
+from ..spans import Spans
+
+FORWARD, BACKWARD = "delta_rule.triton_kernels.", "delta_rule.triton_backward_kernels."
+MAX_STEPS = 32  # per token: the rows of a chunk
+ROWS = {torch.float32: 32, torch.float16: 32, torch.bfloat16: 64}
+
+
+def delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, state: Tensor, *, scale: float,
+    cu_seqlens: Tensor | None, index: Tensor | None, direction: int, own: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K|V|-]; log_decay: None, [B, T, H] or [B, T, H, K]; state: [S, H, K, V]
+    → o [B, T, H, V] in the type of q, final state; batches as in ``Spans``. Raises ValueError for more than 32 steps per token."""
+    if k.shape[2] > MAX_STEPS:
+        raise ValueError(f"steps: backend='triton' takes up to {MAX_STEPS} per token, got {k.shape[2]}; use backend='chunkwise'")
+    return _delta_rule(q, k, v, beta, None, None, log_decay, state, scale, cu_seqlens, index, direction, own)[:2]
+
+
+def generalized_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_decay: Tensor, state: Tensor, *, scale: float,
+    cu_seqlens: Tensor | None, index: Tensor | None, direction: int, own: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """q, k, a, b, log_decay: [B, T, H, K]; v: [B, T, H, V]; state: [S, H, K, V] → o [B, T, H, V] in the type of q, final state."""
+    k, v = k.unsqueeze(2), v.unsqueeze(2)
+    return _delta_rule(q, k, v, None, a, b, log_decay, state, scale, cu_seqlens, index, direction, own)[:2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call in chunks of L rows. What the kernels hand to one another, ``kept``, is one piece of memory."""
+
+    spans: Spans
+    heads: int
+    key: int
+    value: int
+    steps: int
+    L: int
+    precision: str
+    general: bool
+    decay: int  # 0 none, 1 per head, 2 per channel of the keys
+
+    @classmethod
+    def of(cls, spans: Spans, q: Tensor, k: Tensor, v: Tensor, a: Tensor | None, b: Tensor | None, log_decay: Tensor | None) -> Plan:
+        dtype = reduce(torch.promote_types, (value.dtype for value in (q, k, v, a, b) if value is not None))
+        L = ROWS[dtype]
+        precision = "tf32" if dtype == torch.bfloat16 else product_precision()
+        decay = 0 if log_decay is None else log_decay.dim() - 2
+        return cls(spans, q.shape[2], q.shape[3], v.shape[-1], k.shape[2], L, precision, a is not None, decay)
+
+    @property
+    def chunks(self) -> int:
+        return self.spans.slots(self.L // self.steps) * self.spans.directions
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the parts of ``kept`` by name, those first that are not read again once the forward is done."""
+        by_key, by_value, square = ((self.chunks, self.heads, self.L, width) for width in (self.key, self.value, self.L))
+        found: dict[str, tuple[int, ...]] = {
+            "u": by_value,
+            "w": by_key,
+            "queries": by_key,
+            "ahead": by_key,
+            "inverse": square,
+            "seen": square,
+            "written": by_value,
+        }
+        found["kept"] = self.chunks, self.heads, self.key, self.value
+        if self.decay == 1:
+            found["lower"] = square
+        if self.general:
+            found |= {"added": by_key, "seen_values": square, "read_values": square}
+        return found
+
+    def parts(self, kept: Tensor) -> dict[str, Tensor | None]:
+        """Views of ``kept`` by name; None for those that this rule has not."""
+        shapes = self.shapes()
+        pieces = kept.split([prod(shape) for shape in shapes.values()])
+        found = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return {name: found.get(name) for name in ("lower", "added", "seen_values", "read_values")} | found
+
+    def new(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for the decays of whole chunks, and for the rest."""
+        whole = like.new_empty((self.chunks, self.heads, self.key) if self.decay else (0,), dtype=torch.float32)
+        return whole, like.new_empty(sum(map(prod, self.shapes().values())), dtype=torch.float32)
+
+    def run(
+        self, kernel: str, arguments: dict[str, Any], blocks: list[Config], macs: float, tiled: bool = False, chunked: bool = True
+    ) -> None:
+        """One launch. ``macs``: multiply-adds per chunk and head; ``tiled``: a program has BLOCK_V columns; otherwise all."""
+        common = {"STEPS": self.steps, "H": self.heads, "K": self.key, "V": self.value, "L": self.L, "PRECISION": self.precision}
+        candidates = [Config({**common, **block.constants}, block.warps, block.stages) for block in blocks]
+        first = self.chunks if chunked else self.spans.sequences
+
+        def grid(c):
+            return (first, self.heads, -(-self.value // c["BLOCK_V"])) if tiled else (first, self.heads)
+
+        launch(kernel, grid, arguments | self.spans.arguments(), candidates, flops=2.0 * self.chunks * self.heads * macs)
+
+
+def _block(width: int, most: int) -> int:
+    """Width of a tile: a power of two of at least 16, the least that tensor cores multiply."""
+    return max(16, min(most, 1 << (width - 1).bit_length()))
+
+
+def _tiles(plan: Plan, *forms: tuple[int, int, int]) -> list[Config]:
+    """Candidates (most columns of keys, of values, warps) for kernels that go over both in tiles."""
+    more = {"VECTOR": plan.decay == 2}
+    return [Config({**more, "BLOCK_K": _block(plan.key, k), "BLOCK_V": _block(plan.value, v)}, warps, 1) for k, v, warps in forms]
+
+
+def _columns(plan: Plan, *forms: tuple[int, int, int]) -> list[Config]:
+    """Candidates (columns, warps, stages) for kernels that hold all keys' rows of the state."""
+    return [Config({"BLOCK_K": _block(plan.key, 256), "BLOCK_V": _block(plan.value, v)}, warps, stages) for v, warps, stages in forms]
+
+
+def _forward(plan: Plan, given: dict[str, Any], kept: dict[str, Any], o: Tensor, final: Tensor) -> None:
+    L, K, V = plan.L, plan.key, plan.value
+    scores, levels = (4 if plan.general else 2) * L * L * K, (L.bit_length() - 1 if plan.decay == 2 else 1)
+    timed = {name: given[name] for name in ("q", "k", "v", "beta", "a", "b", "log_decay", "scale")}
+    made = ("w", "u", "queries", "ahead", "added", "whole", "inverse", "seen", "lower", "seen_values", "read_values")
+    plan.run(
+        FORWARD + "prepare", timed | {name: kept[name] for name in made}, _tiles(plan, (64, 64, 4), (32, 64, 4), (64, 64, 8), (32, 32, 4)),
+        levels * scores + L * L * (K + V + (V if plan.general else 0) + 4 * L),
+    )  # fmt: skip
+    read = {name: kept[name] for name in ("w", "u", "ahead", "added", "whole", "kept", "written")}
+    plan.run(
+        FORWARD + "states", read | {"v": given["v"], "state": given["state"], "final": final},
+        _columns(plan, (32, 4, 1), (32, 4, 2), (16, 4, 1), (64, 8, 1)), (3 if plan.general else 2) * L * K * V, tiled=True, chunked=False,
+    )  # fmt: skip
+    read = {name: kept[name] for name in ("queries", "seen", "seen_values", "kept", "written")}
+    plan.run(
+        FORWARD + "outputs", read | {"v": given["v"], "o": o},
+        _columns_of_both(plan, (64, 64, 4), (64, 128, 8), (32, 32, 4)), L * V * (K + L * (2 if plan.general else 1)), tiled=True,
+    )  # fmt: skip
+
+
+def _columns_of_both(plan: Plan, *forms: tuple[int, int, int]) -> list[Config]:
+    return [Config({"BLOCK_K": _block(plan.key, k), "BLOCK_V": _block(plan.value, v)}, warps, 2) for k, v, warps in forms]
+
+
+@torch.library.custom_op("visionrnn::triton_delta_rule", mutates_args=(), device_types=("cpu", "cuda"))
+def _delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, beta: Optional[Tensor], a: Optional[Tensor], b: Optional[Tensor],  # noqa: UP045
+    log_decay: Optional[Tensor], state: Tensor, scale: float, cu_seqlens: Optional[Tensor], index: Optional[Tensor],  # noqa: UP045
+    direction: int, own: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    spans = Spans.of(q, cu_seqlens, index, direction, own)
+    plan = Plan.of(spans, q, k, v, a, b, log_decay)
+    o, final = q.new_empty(*spans.output(q), plan.heads, plan.value), torch.empty_like(state)
+    whole, kept = plan.new(q)
+    given = {"q": q, "k": k, "v": v, "beta": beta, "a": a, "b": b, "log_decay": log_decay, "state": state, "scale": scale}
+    _forward(plan, given, plan.parts(kept) | {"whole": whole if plan.decay else None}, o, final)
+    return o, final, whole, kept
+
+
+@_delta_rule.register_fake
+def _(q, k, v, beta, a, b, log_decay, state, scale, cu_seqlens, index, direction, own):
+    spans = Spans.of(q, cu_seqlens, index, direction, own)
+    plan = Plan.of(spans, q, k, v, a, b, log_decay)
+    return q.new_empty(*spans.output(q), plan.heads, plan.value), torch.empty_like(state), *plan.new(q)
+
+
+@torch.library.custom_op("visionrnn::triton_delta_rule_backward", mutates_args=(), device_types=("cpu", "cuda"))
+def _delta_rule_backward(
+    grad_o: Tensor, grad_final: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Optional[Tensor], a: Optional[Tensor],  # noqa: UP045
+    b: Optional[Tensor], log_decay: Optional[Tensor], whole: Tensor, kept: Tensor, scale: float, cu_seqlens: Optional[Tensor],  # noqa: UP045
+    index: Optional[Tensor], direction: int, own: bool,  # noqa: UP045
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v, beta, a, b, log_decay and state; empty for those that are not there."""
+    spans = Spans.of(q, cu_seqlens, index, direction, own)
+    plan = Plan.of(spans, q, k, v, a, b, log_decay)
+    L, K, V = plan.L, plan.key, plan.value
+    parts = plan.parts(kept) | {"whole": whole if plan.decay else None}
+    parts["p"] = kept.new_empty(plan.shapes()["written"])
+    parts["grad_kept"] = kept.new_empty(plan.shapes()["kept"])
+    grad_o, grad_state = grad_o.contiguous(), torch.empty_like(grad_final)
+    read = {name: parts[name] for name in ("w", "queries", "ahead", "whole", "inverse", "seen", "grad_kept", "p")}
+    plan.run(
+        BACKWARD + "states_backward", read | {"grad_o": grad_o, "grad_final": grad_final.contiguous(), "grad_state": grad_state},
+        _columns(plan, (32, 4, 1), (32, 4, 2), (16, 4, 1), (64, 8, 1)), L * V * (3 * K + 2 * L), tiled=True, chunked=False,
+    )  # fmt: skip
+    timed = {"q": q, "k": k, "v": v, "beta": beta, "a": a, "b": b, "log_decay": log_decay}
+    grads = {name: None if value is None else value.new_empty(*spans.output(value), *value.shape[2:]) for name, value in timed.items()}
+    read = {name: parts[name] for name in ("added", "seen", "lower", "seen_values", "read_values", "kept", "written", "grad_kept", "p")}
+    arguments = timed | read | {f"grad_{name}": value for name, value in grads.items()} | {"grad_o": grad_o, "scale": scale}
+    kinds, levels = (2 if plan.general else 1), L.bit_length() - 1
+    scores = kinds * 4 * L * L * K * (levels if plan.decay == 2 else 1) + (levels * L * L * K if plan.decay == 2 else 0)
+    plan.run(
+        BACKWARD + "gradients", arguments, _tiles(plan, (32, 64, 8), (32, 32, 8), (64, 64, 8), (32, 32, 4)),
+        scores + kinds * 2 * L * L * V + (3 * L * K * V if kinds == 1 else 5 * L * K * V + 2 * L * L * V),
+    )  # fmt: skip
+    found = [q.new_empty(0) if value is None else spans.summed(value) for value in grads.values()]
+    return found[0], found[1], found[2], found[3], found[4], found[5], found[6], grad_state
+
+
+@_delta_rule_backward.register_fake
+def _(grad_o, grad_final, q, k, v, beta, a, b, log_decay, whole, kept, scale, cu_seqlens, index, direction, own):
+    timed = [q.new_empty(0) if value is None else value.new_empty(value.shape) for value in (q, k, v, beta, a, b, log_decay)]
+    return *timed, grad_final.new_empty(grad_final.shape)
+
+
+def _setup(ctx, inputs, output):
+    *timed, _, ctx.scale, cu_seqlens, index, ctx.direction, ctx.own = inputs
+    ctx.save_for_backward(*timed, *output[2:], cu_seqlens, index)
+    watch(ctx, output[:2])
+
+
+def _backward(ctx, *given):
+    *saved, cu_seqlens, index = ctx.saved_tensors
+    given = watched_gradients(ctx, given)
+    *grads, grad_state = _delta_rule_backward(*given, *saved, ctx.scale, cu_seqlens, index, ctx.direction, ctx.own)
+    timed = [None if value is None else grad for value, grad in zip(saved, grads, strict=False)]
+    return *timed, grad_state, None, None, None, None, None
+
+
+_delta_rule.register_autograd(_backward, setup_context=_setup)
+
+from .triton_test_time_op import ttt_linear, ttt_linear_fla  # noqa: E402, F401  (functions of this back end)

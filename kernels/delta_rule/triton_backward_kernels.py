@@ -1,0 +1,222 @@
+"""Backward Triton kernels of the delta rules; names as in ``triton_kernels``, with grad_ before what the loss is differentiated by.
+
+The gradient of r goes back through the triangular system, p = (I - A)⁻ᵀ grad_r, and p is the gradient of its right side, β v + a' S; so
+grad_A = p rᵀ. ``states_backward`` goes from the last chunk to the first; ``gradients`` runs over all chunks at once.
+"""
+
+import triton
+import triton.language as tl
+
+from ..triton_rows import kernel, span
+from .triton_chunks import (
+    between,
+    chunks_of,
+    halves,
+    joined,
+    load_block,
+    load_rows,
+    load_turned,
+    product,
+    rows_of,
+    slot_rows,
+    store_block,
+    store_rows,
+)  # fmt: skip
+from .triton_kernels import vectors
+
+
+@kernel
+def states_backward(
+    grad_o, w, queries, ahead, whole, inverse, seen, grad_final, grad_kept, p, grad_state,
+    cu_seqlens, index, T, N, S, direction, own,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """grad_o: [N, H, V]; grad_final, grad_state: [S, H, K, V]; in chunks grad_kept, of the state after each, [..., K, V], and p
+    [..., L, V].
+
+    One program per sequence, head and BLOCK_V columns of the state; BLOCK_K ≥ K.
+    """
+    sequence, head = tl.program_id(0), tl.program_id(1)
+    first, step, length, _, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
+    slot, count = chunks_of(sequence, length, cu_seqlens, T, N, S, L // STEPS)
+    key, column, i = tl.arange(0, BLOCK_K), tl.program_id(2) * BLOCK_V + tl.arange(0, BLOCK_V), tl.arange(0, L)
+    of_state = sequence.to(tl.int64) * H + head
+    carried = load_block(grad_final, of_state, key, column, K, V)
+    for back in range(0, count):
+        chunk = count - 1 - back
+        place = (slot + chunk).to(tl.int64) * H + head
+        store_block(grad_kept, place, key, column, carried, K, V)
+        row, j, here = rows_of(first, step, length, chunk, index, L, STEPS)
+        given = load_rows(grad_o, row + outputs, head, column, here & (j == STEPS - 1), H, V)
+        grad_r = product(load_turned(seen, place, i, i, L, L), given, PRECISION)
+        grad_r += product(load_block(ahead, place, i, key, L, K), carried, PRECISION)
+        if whole is not None:
+            carried *= tl.load(whole + place * K + key, mask=key < K, other=0.0)[:, None]
+        carried += product(load_turned(queries, place, i, key, L, K), given, PRECISION)
+        carried += product(load_turned(w, place, i, key, L, K), grad_r, PRECISION)
+        store_block(p, place, i, column, product(load_turned(inverse, place, i, i, L, L), grad_r, PRECISION), L, V)
+    store_block(grad_state, of_state, key, column, carried, K, V)
+
+
+@triton.jit
+def value_gradients(
+    v, beta, added, seen_values, read_values, grad_kept, given, p, grad_v, place, row, out_row, j, here, head, column, i,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Stores a tile of grad_v; returns the values' tile, and what of grad_beta [L] comes from it."""
+    value = load_rows(v, row * STEPS + j, head, column, here, H, V).to(tl.float32)
+    grad_beta = tl.sum(p.to(tl.float32) * value, 1)
+    if beta is None:
+        found = product(load_turned(read_values, place, i, i, L, L), p, PRECISION)
+        found += product(load_turned(seen_values, place, i, i, L, L), given, PRECISION)
+        for begin in range(0, K, BLOCK_K):
+            key = begin + tl.arange(0, BLOCK_K)
+            later = load_block(grad_kept, place, key, column, K, V)
+            found += product(load_block(added, place, i, key, L, K), later, PRECISION)
+    else:
+        rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
+        found = rate[:, None] * p.to(tl.float32)
+    store_rows(grad_v, out_row * STEPS + j, head, column, here, found, H, V)
+    return value, grad_beta
+
+
+@kernel
+def gradients(
+    q, k, v, beta, a, b, log_decay, grad_o, added, seen, lower, seen_values, read_values, kept, written, grad_kept, p,
+    grad_q, grad_k, grad_v, grad_beta, grad_a, grad_b, grad_log_decay, cu_seqlens, index, T, N, S, direction, own, scale,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr, L: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of all timed inputs, shaped as they are. One program per slot and head."""
+    slot, head = tl.program_id(0), tl.program_id(1)
+    row, out_row, j, here, used = slot_rows(slot, cu_seqlens, index, T, N, S, direction, own, L, STEPS)
+    if not used:
+        return
+    place = slot.to(tl.int64) * H + head
+    i = tl.arange(0, L)
+    same, after = i[:, None] == i[None, :], i[:, None] > i[None, :]
+    a_b, q_b = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)  # gradients of A, Q, A_v and Q_v
+    a_k, q_k = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
+    rates = tl.zeros((L,), tl.float32)
+    for begin in range(0, V, BLOCK_V):
+        column = begin + tl.arange(0, BLOCK_V)
+        given = load_rows(grad_o, out_row, head, column, here & (j == STEPS - 1), H, V)
+        p_tile = load_block(p, place, i, column, L, V)
+        r = tl.trans(load_block(written, place, i, column, L, V))
+        a_b += product(p_tile, r, PRECISION)
+        q_b += product(given, r, PRECISION)
+        value, from_values = value_gradients(
+            v, beta, added, seen_values, read_values, grad_kept, given, p_tile, grad_v, place, row, out_row, j, here, head, column, i,
+            STEPS, H, K, V, L, BLOCK_K, PRECISION,
+        )  # fmt: skip
+        rates += from_values
+        if a is not None:
+            a_k += product(p_tile, tl.trans(value), PRECISION)
+            q_k += product(given, tl.trans(value), PRECISION)
+    a_b, q_b = tl.where(after, a_b, 0.0), tl.where(after | same, q_b, 0.0)
+    a_k, q_k = tl.where(after, a_k, 0.0), tl.where(after | same, q_k * scale, 0.0)
+    decays = tl.zeros((L,), tl.float32)
+    if log_decay is not None and not VECTOR:
+        g_row = tl.load(log_decay + row * H + head, mask=here & (j == 0), other=0.0).to(tl.float32)
+        since_row, until_row, pairs = between(g_row, L, PRECISION)
+        inside = a_b * load_block(lower, place, i, i, L, L).to(tl.float32) + q_b * load_block(seen, place, i, i, L, L).to(tl.float32)
+        upto = tl.where(i[:, None] <= i[None, :], 1.0, 0.0)  # of decay u (row): reads at t ≥ u
+        decays = tl.sum(tl.where(after, tl.dot(upto, inside, input_precision=PRECISION), 0.0), 1)
+        a_b, q_b = a_b * pairs, q_b * pairs
+    q_b *= scale
+    for begin in range(0, K, BLOCK_K):
+        column = begin + tl.arange(0, BLOCK_K)
+        query, reader, target, key = vectors(q, k, beta, a, b, row, j, here, head, column, STEPS, H, K)
+        d_query, d_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+        d_target, d_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+        ends = tl.zeros((BLOCK_K,), tl.float32)
+        for start in range(0, V, BLOCK_V):
+            over = start + tl.arange(0, BLOCK_V)
+            before, later = load_turned(kept, place, column, over, K, V), load_turned(grad_kept, place, column, over, K, V)
+            given = load_rows(grad_o, out_row, head, over, here & (j == STEPS - 1), H, V)
+            d_query += product(given, before, PRECISION)
+            d_reader += product(load_block(p, place, i, over, L, V), before, PRECISION)
+            d_target += product(load_block(written, place, i, over, L, V), later, PRECISION)
+            if a is not None:
+                d_key += product(load_rows(v, row, head, over, here, H, V), later, PRECISION)
+            ends += tl.sum(before.to(tl.float32) * later.to(tl.float32), 0)
+        d_query *= scale
+        if VECTOR:
+            g = load_rows(log_decay, row, head, column, here & (j == 0), H, K).to(tl.float32)
+            since, until = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+            grad_g = tl.zeros((L, BLOCK_K), tl.float32)
+            near_query, near_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+            near_target, near_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+            m = 1
+            while m < L:
+                second, across = halves(i, m)
+                at_query, rest = tl.exp(since + g), tl.exp(until)
+                at_reader = tl.exp(since + g if a is None else since)
+                queried, read, targets = query * at_query, reader * at_reader, target * rest
+                of_q, of_a = tl.where(across, q_b, 0.0), tl.where(across, a_b, 0.0)
+                x_query, x_reader = product(of_q, targets, PRECISION), product(of_a, targets, PRECISION)
+                y_target = product(tl.trans(of_q), queried, PRECISION) + product(tl.trans(of_a), read, PRECISION)
+                if a is not None:
+                    keys = key * rest
+                    of_q, of_a = tl.where(across, q_k, 0.0), tl.where(across, a_k, 0.0)
+                    x_query += product(of_q, keys, PRECISION)
+                    x_reader += product(of_a, keys, PRECISION)
+                    y_key = product(tl.trans(of_q), queried, PRECISION) + product(tl.trans(of_a), read, PRECISION)
+                    near_key += y_key * rest
+                    # a row that reads before its own decay has no part in that decay's gradient
+                    changed = queried * x_query + read * x_reader + targets * y_target + keys * y_key
+                    grad_g -= read * x_reader
+                else:
+                    changed = queried * x_query + read * x_reader + targets * y_target
+                near_query += x_query * at_query
+                near_reader += x_reader * at_reader
+                near_target += y_target * rest
+                # decay u (row) lies between a read at t ≥ u in the second half, or a write at s < u in the first, and the middle
+                passed = (i[:, None] <= i[None, :]) == second[None, :]
+                stretch = (i[:, None] // m) == (i[None, :] // m)
+                grad_g += tl.dot(tl.where(passed & stretch, 1.0, 0.0), changed, input_precision=PRECISION)
+                since, until = joined(g, since, until, i, m, second)
+                m *= 2
+            at_query, rest = tl.exp(since + g), tl.exp(until)
+            at_reader = tl.exp(since + g if a is None else since)
+            d_query, d_reader, d_target, d_key = d_query * at_query, d_reader * at_reader, d_target * rest, d_key * rest
+            reads, writes = query * d_query + reader * d_reader, target * d_target
+            if a is not None:
+                writes += key * d_key
+                grad_g -= reader * d_reader
+            grad_g += tl.cumsum(reads, 0, reverse=True) + tl.cumsum(writes, 0) - writes
+            total = tl.sum(tl.where((i == 0)[:, None], since + g + until, 0.0), 0)
+            grad_g += (tl.exp(total) * ends)[None, :]
+            store_rows(grad_log_decay, out_row, head, column, here & (j == 0), grad_g, H, K)
+            own_b = tl.sum(tl.where(same, q_b, 0.0), 1)[:, None]
+            d_query += near_query + own_b * target
+            d_reader += near_reader
+            d_target += near_target + own_b * query
+            if a is not None:
+                own_k = tl.sum(tl.where(same, q_k, 0.0), 1)[:, None]
+                d_query += own_k * key
+                d_key += near_key + own_k * query
+        else:
+            if log_decay is not None:
+                d_query, d_reader, d_target = d_query * since_row[:, None], d_reader * since_row[:, None], d_target * until_row[:, None]
+                reads, writes = tl.sum(query * d_query + reader * d_reader, 1), tl.sum(target * d_target, 1)
+                decays += tl.sum(tl.where(i[:, None] >= i[None, :], reads[:, None], 0.0), 0)
+                decays += tl.sum(tl.where(i[:, None] < i[None, :], writes[:, None], 0.0), 0)
+                decays += tl.exp(tl.sum(g_row, 0)) * tl.sum(ends, 0)
+            d_query += product(q_b, target, PRECISION)
+            d_reader += product(a_b, target, PRECISION)
+            d_target += product(tl.trans(q_b), query, PRECISION) + product(tl.trans(a_b), reader, PRECISION)
+        store_rows(grad_q, out_row, head, column, here & (j == STEPS - 1), d_query, H, K)
+        if a is None:
+            rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
+            rates -= tl.sum(key * d_reader, 1)
+            store_rows(grad_k, out_row * STEPS + j, head, column, here, d_target - rate[:, None] * d_reader, H, K)
+        else:
+            store_rows(grad_a, out_row, head, column, here, d_reader, H, K)
+            store_rows(grad_b, out_row, head, column, here, d_target, H, K)
+            store_rows(grad_k, out_row, head, column, here, d_key, H, K)
+    if a is None:
+        tl.store(grad_beta + (out_row * STEPS + j) * H + head, rates, mask=here)
+    if log_decay is not None and not VECTOR:
+        tl.store(grad_log_decay + out_row * H + head, decays, mask=here & (j == 0))
