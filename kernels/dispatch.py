@@ -71,6 +71,14 @@ def choose(family: str, function: str, backend: str, dtype: torch.dtype, device:
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def on_triton(backend: str, dtype: torch.dtype, device: str, *functions: tuple[str, str]) -> bool:
+    """Whether all these (family, function) run on Triton where ``backend`` is asked for, for inputs of a type on a kind of device."""
+    if device == "cpu" and backend != "triton":
+        return False
+    computed = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+    return all(has(family, "triton", name) and choose(family, name, backend, computed, device) == "triton" for family, name in functions)
+
+
 def implementation(family: str, function: str, backend: str) -> Callable:
     """The function of a back end whose name came from :func:`choose`."""
     return getattr(_MODULES[family, backend], function)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import choose
+from .launch import is_recording
 from .packing import permuted
 from .spans import BOTH, FORWARD, REVERSE
 
@@ -102,7 +103,7 @@ def _checked(index: Tensor, like: Tensor, own: bool) -> Tensor:
     if tuple(index.shape) != (rows,) or not whole or index.device != like.device:
         raise ValueError(f"index: expected {rows} integers on {like.device}, got {index.dtype} {list(index.shape)} on {index.device}")
     index = index.long().contiguous()
-    if index.device.type == "cpu" and not torch.compiler.is_compiling() and len(index):
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and not is_recording() and len(index):
         counts = torch.bincount(index.clamp(0, len(index) - 1), minlength=len(index))
         if int(counts.min()) != 1 or int(index.min()) < 0 or int(index.max()) >= len(index):
             raise ValueError(f"index: expected every row from 0 to {len(index) - 1} once (a permutation)")

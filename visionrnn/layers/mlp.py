@@ -22,7 +22,7 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self._hidden(x))))
 
     def _hidden(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not (_is_as_made(self.fc1, Linear) and _is_as_made(self.act, nn.GELU) and _fits(x, self.fc1.weight)):
+        if torch.is_grad_enabled() or not (is_as_made(self.fc1, Linear) and is_as_made(self.act, nn.GELU) and _fits(x, self.fc1.weight)):
             return self.act(self.fc1(x))
         # oneDNN applies GELU, torch's own, to a product before it leaves the cache; the gradient would need what was before it
         rows = _on_grid(x.flatten(0, -2))
@@ -30,6 +30,6 @@ class Mlp(nn.Module):
         return out.resize_(*x.shape[:-1], len(self.fc1.weight))
 
 
-def _is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_as_made(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether nobody has put another module in its place (or another forward), and nobody wants to see what it gets or returns."""
     return type(module) is kind and "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks

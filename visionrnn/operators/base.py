@@ -34,6 +34,14 @@ class Operator(nn.Module):
         """Whole sequences: x [B, T, C] → y [B, T, C]."""
         return self.mix(x, None, cu_seqlens, max_seqlen)[0]
 
+    def scans_rows(self, x: Tensor) -> bool:
+        """Whether :meth:`through` reads the rows of x where they lie: what runs there is known only for a device and type."""
+        return False
+
+    def through(self, x: Tensor, index: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None) -> Tensor:
+        """x [1, N, C] → y [1, N, C], both in the order of rows; step p of the packed sequences is row ``index[p]``."""
+        raise NotImplementedError(f"{type(self).__name__} takes its input in the order of the scan")
+
     def stream(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next T steps x [B, T, C] of sequences whose past is ``state`` → y [B, T, C] and the new state.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from visionrnn.kernels import selective_scan
+from visionrnn.kernels import causal_conv, selective_scan
 from visionrnn.kernels.activations import silu_gate, softplus
+from visionrnn.kernels.dispatch import on_triton
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.linear import Linear, linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
@@ -38,7 +40,7 @@ class Mamba(Operator):
         backend: str = "auto",
     ):
         super().__init__()
-        self.causal = not bidirectional
+        self.causal, self.backend = not bidirectional, backend
         inner, dt_rank = expand * dim, math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.in_proj = Linear(dim, 2 * inner, bias=False)
         self.directions = nn.ModuleList(
@@ -54,6 +56,25 @@ class Mamba(Operator):
         for direction in self.directions[1:]:
             y = y + direction(u, None, cu_seqlens, max_seqlen)[0]
         return self.out_proj(silu_gate(y, z)), state
+
+    def scans_rows(self, x: Tensor) -> bool:
+        functions = ("causal_conv", "causal_conv"), ("diagonal", "selective_scan")
+        return not self.causal and on_triton(self.backend, x.dtype, x.device.type, *functions)
+
+    def through(self, x: Tensor, index: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None) -> Tensor:
+        """Both directions in one launch of each kernel, their products batched."""
+        u, z = (linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # [1, N, D] each
+        both: Any = list(self.directions)
+        order: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, index=index, direction="both", backend=self.backend)
+        taps = torch.stack([part.conv1d.weight[:, 0].flip(-1).T for part in both])
+        bias = None if both[0].conv1d.bias is None else torch.stack([part.conv1d.bias for part in both])
+        c: Any = causal_conv(u.to(taps.dtype), taps, bias, activation="silu", merge="stack", **order)  # [2, 1, N, D]
+        dt, B, C = torch.bmm(c.squeeze(1), torch.stack([part.x_proj.weight for part in both]).mT).split(both[0].sizes, dim=-1)
+        delta = torch.bmm(dt, torch.stack([part.dt_proj.weight for part in both]).mT)
+        A_log, D, step = (torch.stack(found) for found in zip(*((part.A_log, part.D, part.dt_proj.bias) for part in both), strict=True))
+        delta, B, C = (value.unsqueeze(1) for value in (delta, B, C))
+        y: Any = selective_scan(c, delta, -A_log.exp(), B, C, D, delta_bias=step, delta_softplus=True, **order)
+        return self.out_proj(silu_gate(y, z))
 
 
 class SelectiveSSM(nn.Module):

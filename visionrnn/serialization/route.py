@@ -37,6 +37,10 @@ class Route:
         """(index, its inverse where it has one) of the three steps, for :func:`take`."""
         return tuple(zip((self.read, self.turn, self.write), self.back or (None,) * 3, strict=True))
 
+    def orders(self) -> tuple[Tensor, Tensor] | None:
+        """The row [N] of each token of the first and of the second scan, for kernels that read through it; None with copies."""
+        return None if self.back is None else (self.read, self.back[2])
+
 
 def take(rows: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
     """rows[index], [N, C]; with the inverse of a permutation the gradient is gathered rather than added up."""
