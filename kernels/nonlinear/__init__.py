@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..dispatch import choose
 from ..ordered import ordered
 from ..recurrence import Recurrence
 from .cells import CELLS
@@ -51,7 +53,8 @@ def nonlinear_rnn(
     sLSTM, ``normalizer_floor``: n_t is at least 1, as in FlashRNN; False: not, as in xLSTM's own cell. The two differ only when a given
     n is below 1. Where n_{t-1} is 0 nothing has been stored: m_t = i and the old c counts for nothing. This is decided element by
     element (the published cells look whether all of n is 0, which from a zero state is the same), so that sequences never see each
-    other. Other arguments as in :func:`diagonal_scan`. Raises ValueError for wrong shapes, dtypes, devices, cells and back ends.
+    other. Other arguments as in :func:`diagonal_scan`; with ``direction`` "both" and x [2, B, T, G, H, D], R and bias are [2, ...] too.
+    Raises ValueError for wrong shapes, dtypes, devices, cells and back ends, and for D above 256 with ``backend="triton"``.
     """
     if cell not in CELLS:
         raise ValueError(f"cell={cell!r}; expected one of {sorted(CELLS)}")
@@ -92,7 +95,8 @@ def bidirectional_nonlinear_rnn(
     max_seqlen: int | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, tuple]:
-    """:func:`nonlinear_rnn` ahead and in reverse, each direction with its own x, R, bias and states; outputs side by side.
+    """:func:`nonlinear_rnn` ahead and in reverse, each direction with its own x, R, bias and states; outputs side by side. On a GPU one
+    launch runs both.
 
     x: [2, B, T, G, H, D]; R: [2, G, H, D_out, D_in]; bias: [2, G, H, D]; initial_state: a pair of what :func:`nonlinear_rnn` takes.
     Index 0 runs ahead. Returns y [B, T, 2 H, D], the heads that run ahead first, and with ``return_final_state`` the pair of states:
@@ -101,17 +105,30 @@ def bidirectional_nonlinear_rnn(
     for name, value in (("x", x), ("R", R), *((("bias", bias),) if bias is not None else ())):
         if len(value) != 2:
             raise ValueError(f"{name}: expected two directions [2, ...], got {list(value.shape)}")
-    outputs, states = [], []
-    for i, reverse in enumerate((False, True)):
-        y, state = nonlinear_rnn(
-            x[i], R[i], None if bias is None else bias[i], None if initial_state is None else initial_state[i],
-            cell=cell, normalizer_floor=normalizer_floor, return_final_state=True, reverse=reverse,
-            cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=backend,
-        )  # fmt: skip
-        outputs.append(y)
-        states.append(state)
+    given = (None, None) if initial_state is None else tuple(initial_state)
+    options: dict[str, Any] = dict(
+        cell=cell, normalizer_floor=normalizer_floor, return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=backend
+    )
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if choose("nonlinear", "nonlinear_rnn", backend, dtype, x.device.type) == "triton":
+        y, final = nonlinear_rnn(x, R, bias, _paired(given), direction="both", merge="stack", **options)
+        outputs = list(y.unbind(0))
+        states = list(final.unbind(0)) if isinstance(final, Tensor) else list(zip(*(state.unbind(0) for state in final), strict=True))
+    else:
+        runs = [nonlinear_rnn(x[i], R[i], None if bias is None else bias[i], given[i], reverse=i == 1, **options) for i in range(2)]
+        outputs, states = [list(values) for values in zip(*runs, strict=True)]
     both = torch.cat(outputs, 2)
     return (both, tuple(states)) if return_final_state else both
+
+
+def _paired(given: tuple) -> Tensor | tuple[Tensor, ...] | None:
+    """The states of two directions, each a tensor, a tuple or None, as [2, S, H, D] each."""
+    if given[0] is None and given[1] is None:
+        return None
+    known = [(value,) if isinstance(value, Tensor) else value for value in given]
+    ahead, back = (value if value is not None else [torch.zeros_like(state) for state in other] for value, other in (known, known[::-1]))
+    states = tuple(torch.stack(values) for values in zip(ahead, back, strict=True))
+    return states[0] if len(states) == 1 else states
 
 
 def _stacked(call: Recurrence, given: Tensor | Sequence[Tensor] | None, names: tuple[str, ...], shape: tuple[int, ...]) -> Tensor | None:

@@ -80,11 +80,18 @@ def _inputs(x, row, unit, mask, CELL: tl.constexpr, MATRICES: tl.constexpr, H: t
         return g0, g1, g2, g3
 
 
+@triton.jit
+def _added(x0, x1, x2, x3, g0, g1, g2, g3, CELL: tl.constexpr):
+    if CELL != "gru":
+        g0 += x0.to(tl.float32)
+    return g0, g1 + x1.to(tl.float32), g2 + x2.to(tl.float32), g3 + x3.to(tl.float32)
+
+
 @kernel
 def nonlinear_rnn_forward(
     x, R, bias, state, y, before, final, exchange, cu_seqlens, index, T, N, S, direction, own,
     CELL: tl.constexpr, MATRICES: tl.constexpr, BIASES: tl.constexpr, STATES: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, PREFETCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """x: [N, G, H, D]; y: [N, H, D]; before: the states beside y before each step, [N, STATES - 1, H, D], or None.
 
@@ -96,6 +103,7 @@ def nonlinear_rnn_forward(
     inside = (unit < D)[:, None] & exists[None, :]
     kind: tl.constexpr = x.dtype.element_ty
     half = (S * (tl.num_programs(0) // tl.cdiv(S, BLOCK_S))).to(tl.int64) * (H * D)
+    zero = tl.zeros([BLOCK_D, BLOCK_S], tl.float32)
     now, c, n, m = _load(state, _at(sequence, unit, STATES, H, D), inside, STATES, H * D)
     b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0
     if bias is not None:
@@ -114,17 +122,18 @@ def nonlinear_rnn_forward(
     else:
         tl.store(exchange + _at(sequence, unit, 1, H, D), now, mask=inside)
     row = row_at(index, first, length > 0)
-    x0, x1, x2, x3 = _inputs(x, row + inputs, unit, (unit < D)[:, None] & (length > 0)[None, :], CELL, MATRICES, H, D)
+    if PREFETCH:
+        x0, x1, x2, x3 = _inputs(x, row + inputs, unit, (unit < D)[:, None] & (length > 0)[None, :], CELL, MATRICES, H, D)
     for t in range(0, tl.max(length, 0)):
         here = (t < length)[None, :]
         mask = (unit < D)[:, None] & here
-        g0, g1, g2, g3 = x0.to(tl.float32) + b0, x1.to(tl.float32) + b1, x2.to(tl.float32) + b2, x3.to(tl.float32) + b3
-        if CELL == "gru":
-            g0 = tl.zeros_like(g0) + b0
-        out = row + outputs
+        g0, g1, g2, g3 = zero + b0, zero + b1, zero + b2, zero + b3
+        this = row
         row = row_at(index, first + step * (t + 1), t + 1 < length)
-        # the next step's, on their way while this one is computed
-        x0, x1, x2, x3 = _inputs(x, row + inputs, unit, (unit < D)[:, None] & (t + 1 < length)[None, :], CELL, MATRICES, H, D)
+        if PREFETCH:
+            g0, g1, g2, g3 = _added(x0, x1, x2, x3, g0, g1, g2, g3, CELL)
+            after = (unit < D)[:, None] & (t + 1 < length)[None, :]
+            x0, x1, x2, x3 = _inputs(x, row + inputs, unit, after, CELL, MATRICES, H, D)
         if TILE == BLOCK_D:
             operand = now.to(kind)
             g0 = tl.dot(r0, operand, g0, input_precision=PRECISION)
@@ -148,11 +157,14 @@ def nonlinear_rnn_forward(
                 if MATRICES > 3:
                     r3 = matrix(R, 3, turned, unit[:, None], into[None, :], MATRICES, H, D)
                     g3 = tl.dot(r3, operand, g3, input_precision=PRECISION)
+        if not PREFETCH:
+            x0, x1, x2, x3 = _inputs(x, this + inputs, unit, mask, CELL, MATRICES, H, D)
+            g0, g1, g2, g3 = _added(x0, x1, x2, x3, g0, g1, g2, g3, CELL)
         if before is not None:
-            _store(before, _at(out, unit, STATES - 1, H, D), mask, c, n, m, m, STATES - 1, H * D)
+            _store(before, _at(this + outputs, unit, STATES - 1, H, D), mask, c, n, m, m, STATES - 1, H * D)
         new, new_c, new_n, new_m = ahead(CELL, g0, g1, g2, g3, now, c, n, m)
         now, c, n, m = tl.where(here, new, now), tl.where(here, new_c, c), tl.where(here, new_n, n), tl.where(here, new_m, m)
-        tl.store(y + _at(out, unit, 1, H, D), now, mask=mask)
+        tl.store(y + _at(this + outputs, unit, 1, H, D), now, mask=mask)
         if TILE != BLOCK_D:
             tl.store(exchange + ((t + 1) % 2) * half + _at(sequence, unit, 1, H, D), now, mask=inside)
     _store(final, _at(sequence, unit, STATES, H, D), inside, now, c, n, m, STATES, H * D)
@@ -179,7 +191,7 @@ def _kept(
 def nonlinear_rnn_backward(
     R, gates, inner, earlier, before, grad_y, grad_final, grad_state, cu_seqlens, index, T, N, S, direction, own,
     CELL: tl.constexpr, MATRICES: tl.constexpr, STATES: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, PREFETCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From the last step to the first. gates [N, G, H, D], and inner [N, H, D] for the GRU's recurrent part of the candidate, hold the
     gates before their functions, and afterwards their gradients; earlier: y before each step, [N, H, D], for the GRU."""
@@ -187,6 +199,7 @@ def nonlinear_rnn_backward(
     unit = tl.arange(0, BLOCK_D)
     inside = (unit < D)[:, None] & exists[None, :]
     kind: tl.constexpr = gates.dtype.element_ty
+    tiles: tl.constexpr = (D + TILE - 1) // TILE
     dy, dc, dn, dm = _load(grad_final, _at(sequence, unit, STATES, H, D), inside, STATES, H * D)
     if TILE == BLOCK_D:  # transposed: units of y are rows
         r0 = matrix(R, 0, turned, unit[None, :], unit[:, None], MATRICES, H, D).to(kind)
@@ -197,51 +210,48 @@ def nonlinear_rnn_backward(
             r3 = matrix(R, 3, turned, unit[None, :], unit[:, None], MATRICES, H, D).to(kind)
     last = tl.max(length, 0) - 1
     row = row_at(index, first + step * last, last < length) + outputs
-    mask = (unit < D)[:, None] & ((last >= 0) & (last < length))[None, :]
-    x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, mask, CELL, MATRICES, STATES, H, D)
+    if PREFETCH:
+        mask = (unit < D)[:, None] & ((last >= 0) & (last < length))[None, :]
+        x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, mask, CELL, MATRICES, STATES, H, D)
     for i in range(0, last + 1):
         t = last - i
         here = (t < length)[None, :]
         mask = (unit < D)[:, None] & here
+        if not PREFETCH:
+            x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, mask, CELL, MATRICES, STATES, H, D)
         d0, d1, d2, d3, new_dy, new_dc, new_dn, new_dm = back(
             CELL, x0.to(tl.float32), x1.to(tl.float32), x2.to(tl.float32), x3.to(tl.float32),
             y.to(tl.float32), c.to(tl.float32), n.to(tl.float32), m.to(tl.float32), dy + given.to(tl.float32), dc, dn, dm,
         )  # fmt: skip
+        dy, dc, dn, dm = tl.where(here, new_dy, dy), tl.where(here, new_dc, dc), tl.where(here, new_dn, dn), tl.where(here, new_dm, dm)
         out = row
-        there = (t >= 1) & (t - 1 < length)
-        row = row_at(index, first + step * (t - 1), there) + outputs
-        x0, x1, x2, x3, y, c, n, m, given = _kept(
-            gates, inner, earlier, before, grad_y, row, unit, (unit < D)[:, None] & there[None, :], CELL, MATRICES, STATES, H, D
-        )
+        row = row_at(index, first + step * (t - 1), (t >= 1) & (t - 1 < length)) + outputs
+        if PREFETCH:  # on their way while this step's product is computed
+            there = (unit < D)[:, None] & ((t >= 1) & (t - 1 < length))[None, :]
+            x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, there, CELL, MATRICES, STATES, H, D)
         if CELL == "gru":
             tl.store(inner + _at(out, unit, 1, H, D), d0, mask=mask)
             _store(gates, _at(out, unit, 3, H, D), mask, d1, d2, d3, d3, 3, H * D)
         else:
             _store(gates, _at(out, unit, MATRICES, H, D), mask, d0, d1, d2, d3, MATRICES, H * D)
         if TILE == BLOCK_D:
-            new_dy = tl.dot(r0, d0.to(kind), new_dy, input_precision=PRECISION)
+            dy = tl.dot(r0, tl.where(here, d0, 0.0).to(kind), dy, input_precision=PRECISION)
             if MATRICES > 1:
-                new_dy = tl.dot(r1, d1.to(kind), new_dy, input_precision=PRECISION)
-                new_dy = tl.dot(r2, d2.to(kind), new_dy, input_precision=PRECISION)
+                dy = tl.dot(r1, tl.where(here, d1, 0.0).to(kind), dy, input_precision=PRECISION)
+                dy = tl.dot(r2, tl.where(here, d2, 0.0).to(kind), dy, input_precision=PRECISION)
             if MATRICES > 3:
-                new_dy = tl.dot(r3, d3.to(kind), new_dy, input_precision=PRECISION)
+                dy = tl.dot(r3, tl.where(here, d3, 0.0).to(kind), dy, input_precision=PRECISION)
         else:
             tl.debug_barrier()
-            for k in range(0, D, TILE):
-                of = k + tl.arange(0, TILE)
-                part = (of < D)[:, None] & here
-                p0, p1, p2, p3 = _inputs(gates, out, of, part, CELL, MATRICES, H, D)
+            for tile in range(0, MATRICES * tiles):
+                gate, of = tile // tiles, tile % tiles * TILE + tl.arange(0, TILE)
+                source, slot, slots = gates, gate, MATRICES
                 if CELL == "gru":
-                    p0 = tl.load(inner + _at(out, of, 1, H, D), mask=part, other=0.0)
-                r0 = matrix(R, 0, turned, of[None, :], unit[:, None], MATRICES, H, D)
-                new_dy = tl.dot(r0, p0, new_dy, input_precision=PRECISION)
-                if MATRICES > 1:
-                    r1 = matrix(R, 1, turned, of[None, :], unit[:, None], MATRICES, H, D)
-                    r2 = matrix(R, 2, turned, of[None, :], unit[:, None], MATRICES, H, D)
-                    new_dy = tl.dot(r1, p1, new_dy, input_precision=PRECISION)
-                    new_dy = tl.dot(r2, p2, new_dy, input_precision=PRECISION)
-                if MATRICES > 3:
-                    r3 = matrix(R, 3, turned, of[None, :], unit[:, None], MATRICES, H, D)
-                    new_dy = tl.dot(r3, p3, new_dy, input_precision=PRECISION)
-        dy, dc, dn, dm = tl.where(here, new_dy, dy), tl.where(here, new_dc, dc), tl.where(here, new_dn, dn), tl.where(here, new_dm, dm)
+                    slot = tl.maximum(gate - 1, 0)
+                    if gate == 0:
+                        source, slots = inner, 1
+                at = (((out * slots + slot) * H + tl.program_id(1)) * D)[None, :] + of[:, None]
+                operand = tl.load(source + at, mask=(of < D)[:, None] & here, other=0.0)
+                r = matrix(R, gate, turned, of[None, :], unit[:, None], MATRICES, H, D)
+                dy = tl.dot(r, operand, dy, input_precision=PRECISION)
     _store(grad_state, _at(sequence, unit, STATES, H, D), inside, dy, dc, dn, dm, STATES, H * D)

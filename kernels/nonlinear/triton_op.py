@@ -12,7 +12,12 @@ from ..native import watch, watched_gradients
 from ..spans import Spans
 from .cells import CELLS
 
-RESIDENT_BYTES = 48 << 10  # of the matrices of a head, for them to stay in a program of the kernels over time
+# Of the matrices of a head, for them to stay in a program of the kernels over time: in float32 and in half types. Three products of
+# float32 want them twice, in two parts; 48 KiB leave room on every GPU.
+RESIDENT_BYTES = (16 << 10, 48 << 10)
+# Of tiles of R where it does not stay: forward, and backward, where registers are scarcer.
+STAGE_BYTES = 32 << 10
+STAGE_BYTES_BACKWARD = (8 << 10, 16 << 10)
 PART_ROWS = 256  # rows of a part of the sums over all rows, at least
 PROGRAMS = 256  # of the kernel that forms these sums, at most, if its matrices are not more
 
@@ -40,19 +45,18 @@ def _block(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def _over_time(constants: dict[str, Any], like: Tensor) -> list[Config]:
+def _over_time(constants: dict[str, Any], like: Tensor, together: int, stage: int) -> list[Config]:
     """Eight sequences in a program: more programs, fewer registers, and as few idle columns as tensor cores allow where sequences are
-    few. R is resident up to 48 KiB, which leaves room on every GPU; else its tiles of 16 to 64 columns fit into it twice."""
-    block, count = _block(constants["D"]), constants["MATRICES"]
-    column = count * block * like.element_size()
-    tile = block if column * block <= RESIDENT_BYTES else max(16, min(64, block // 2, _power_below(RESIDENT_BYTES // column)))
+    few. R is resident where it is small; else ``together`` of its matrices are read in tiles that make up a ``stage`` of bytes."""
+    block, half = _block(constants["D"]), like.element_size() == 2
+    column = block * like.element_size()
+    tile = block
+    if constants["MATRICES"] * block * column > RESIDENT_BYTES[half]:
+        fitting = stage // (together * column)
+        tile = max(16 if half else 8, min(64, block // 2, 1 << fitting.bit_length() - 1))
+    shared = {**constants, "BLOCK_D": block, "TILE": tile, "PREFETCH": block < 256}
     warps = 4 if block <= 64 else 8
-    shapes = [(8, warps), (16, warps), (8, 2 * warps if block > 64 else max(1, warps // 2))]
-    return [Config({**constants, "BLOCK_S": rows, "BLOCK_D": block, "TILE": tile}, warps=number) for rows, number in shapes]
-
-
-def _power_below(number: int) -> int:
-    return 1 << max(number, 1).bit_length() - 1
+    return [Config({**shared, "BLOCK_S": 8}, warps), Config({**shared, "BLOCK_S": 16}, warps), Config({**shared, "BLOCK_S": 8}, warps // 2)]
 
 
 def _is_resident(configs: list[Config]) -> bool:
@@ -67,7 +71,7 @@ def _nonlinear_rnn(
     spans, constants = Spans.of(x, cu_seqlens, index, direction, own), _constants(cell, x)
     y, final = x.new_empty(*spans.output(x), *x.shape[3:]), torch.empty_like(state)
     before = state.new_empty(_kept_shape(x, state, spans, keep))
-    configs = _over_time(constants, x)
+    configs = _over_time(constants, x, constants["MATRICES"], STAGE_BYTES)
     resident = _is_resident(configs)
     arguments = {
         "x": x, "R": R if resident else R.to(x.dtype), "bias": bias, "state": state, "y": y, "before": before if before.numel() else None,
@@ -123,7 +127,7 @@ def _nonlinear_rnn_backward(
             "R": R, "gates": gates, "inner": inner, "earlier": earlier, "before": before if before.numel() else None,
             "grad_y": grad_y.contiguous(), "grad_final": grad_final.contiguous(), "grad_state": grad_state, **spans.arguments(),
         },
-        _over_time(constants_back, x), flops=y.numel() * (2 * matrices * width + 40),
+        _over_time(constants_back, x, 1, STAGE_BYTES_BACKWARD[x.element_size() == 2]), flops=y.numel() * (2 * matrices * width + 40),
     )  # fmt: skip
     grad_R, grad_bias = _matrix_gradients(gates, inner, earlier, R, bias, constants, spans)
     return spans.summed(gates), grad_R, grad_bias, grad_state
