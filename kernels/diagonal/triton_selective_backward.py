@@ -4,16 +4,15 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel, row_at
+from .triton_chunks import compose_with_previous, place, steps_of
 from .triton_selective_kernels import (
     at_channels,
     at_states,
     channels,
-    compose_with_previous,
     constants_of,
     last,
     over_channels,
     over_states,
-    place,
     projections,
     scanned,
     states,
@@ -63,15 +62,14 @@ def selective_scan_backward(
         if CHUNKED:
             carried = tl.load(ahead + at_chunk, mask=mask, other=0.0)
         h = tl.load(kept + at_chunk, mask=mask, other=0.0)
-        steps = tl.minimum(length - chunk * CHUNK, CHUNK)
-        first = start + chunk * CHUNK + tl.where(step < 0, steps - 1, 0)
+        steps, first = steps_of(chunk, start, step, length, CHUNK)
         tiles = tl.cdiv(steps, BLOCK_T)
         before = tl.zeros([TILES, NO, DO, NI, DI], tl.float32)  # the states before each tile
         for i in range(0, tiles):
             before = tl.where(between == i, h[None], before)
             here = i * BLOCK_T + t < steps
             row = row_at(index, first + step * (i * BLOCK_T + t), here) + inputs
-            size, _raw = step_sizes(delta, raise_by, row, here, channel, inside, D, SOFTPLUS)
+            size = step_sizes(delta, raise_by, row, here, channel, inside, D, SOFTPLUS)
             value, vector = values(u, row, here, channel, inside, D), projections(B, row, here, group, n, exists, G, STATES)
             h = last(scanned(value, size, rates, vector, h, BLOCK_T), BLOCK_T)
         for back in range(0, tiles):
@@ -81,7 +79,7 @@ def selective_scan_backward(
             row_in, row_out = row + inputs, row + outputs
             out_mask = here[:, None, None] & inside[None]
             at_out = row_out[:, None, None] * D + channel[None]
-            size, raw = step_sizes(delta, raise_by, row_in, here, channel, inside, D, SOFTPLUS)
+            size = step_sizes(delta, raise_by, row_in, here, channel, inside, D, SOFTPLUS)
             value = values(u, row_in, here, channel, inside, D)
             vector = projections(B, row_in, here, group, n, exists, G, STATES)
             query = projections(C, row_in, here, group, n, exists, G, STATES)
@@ -119,7 +117,7 @@ def selective_scan_backward(
                 grad_value += tl.load(skip + turned * D + channel, mask=inside, other=0.0)[None] * given
                 grad_skip += tl.sum(given * value, 0)
             if SOFTPLUS:
-                grad_size *= tl.sigmoid(raw)
+                grad_size *= tl.sigmoid(values(delta, row_in, here, channel, inside, D) + raise_by[None])
             if bias is not None:
                 grad_bias += tl.sum(tl.where(here[:, None, None], grad_size, 0.0), 0)
             tl.store(grad_u + at_out, grad_value, mask=out_mask)

@@ -10,20 +10,10 @@ so that sums over states or channels begin in registers.
 import triton
 import triton.language as tl
 
-from ..triton_rows import chunk_of, kernel, row_at, span
+from ..triton_rows import kernel, row_at, span
+from .triton_chunks import compose, compose_with_previous, first_slot, place, steps_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def compose(decay, x, later_decay, later_x):
-    return decay * later_decay, later_decay * x + later_x
-
-
-@triton.jit
-def compose_with_previous(decay, x, factor, previous, later_decay, later_x, later_factor, later_previous):
-    """As :func:`compose`; last comes ``factor`` times the state before each step, if ``previous`` begins as that where the state is not 0."""
-    return decay * later_decay, later_decay * x + later_x, later_factor * decay, later_factor * x + later_previous
 
 
 @triton.jit
@@ -53,35 +43,6 @@ def states(channel, inside, STATES: tl.constexpr, NO: tl.constexpr, NI: tl.const
 
 
 @triton.jit
-def place(CHUNKED: tl.constexpr, cu_seqlens, T, N, S, direction, own, CHUNK: tl.constexpr):
-    """What the first axis of the grid says, one chunk or all of a sequence: sequence, its first position, ±1, its length, rows before its
-    direction's inputs and outputs, its first slot, and the range of its chunks to do (in the order of time where that is all)."""
-    number = tl.program_id(0)
-    if CHUNKED:
-        slots = tl.num_programs(0) // tl.where(direction == 2, 2, 1)
-        found, chunk = chunk_of(number % slots, cu_seqlens, T, S, CHUNK)
-        sequence = found + number // slots * S
-        first, step, length, inputs, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
-        begin, low, high = number - chunk, chunk, tl.minimum(chunk + 1, tl.cdiv(length, CHUNK))
-    else:
-        sequence = number
-        first, step, length, inputs, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
-        begin, low, high = first_slot(sequence, cu_seqlens, T, N, S, CHUNK), 0, tl.cdiv(length, CHUNK)
-    start = tl.where(step < 0, first - length + 1, first)
-    return sequence, start, step, length, inputs, outputs, begin, low, high
-
-
-@triton.jit
-def first_slot(sequence, cu_seqlens, T, N, S, CHUNK: tl.constexpr):
-    """Slot of the first chunk of a sequence; the backward run's slots stand behind all others."""
-    if cu_seqlens is None:
-        return sequence * tl.cdiv(T, CHUNK)
-    else:
-        begin = (tl.load(cu_seqlens + sequence % S) // CHUNK).to(tl.int32) + sequence % S
-        return begin + sequence // S * (N // CHUNK + S)
-
-
-@triton.jit
 def values(pointer, rows, here, channel, inside, D: tl.constexpr):
     """[positions, DO, DI]; 0 outside."""
     mask = here[:, None, None] & inside[None]
@@ -97,10 +58,11 @@ def projections(pointer, rows, here, group, n, exists, G: tl.constexpr, STATES: 
 
 @triton.jit
 def step_sizes(delta, bias, rows, here, channel, inside, D: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """Δ [positions, DO, DI], 0 for steps that are not there, and what it was before softplus."""
-    raw = values(delta, rows, here, channel, inside, D) + bias[None]
-    size = softplus(raw) if SOFTPLUS else raw
-    return tl.where(here[:, None, None], size, 0.0), raw
+    """Δ [positions, DO, DI], 0 for steps that are not there."""
+    size = values(delta, rows, here, channel, inside, D) + bias[None]
+    if SOFTPLUS:
+        size = softplus(size)
+    return tl.where(here[:, None, None], size, 0.0)
 
 
 @triton.jit
@@ -180,13 +142,12 @@ def selective_scan_forward(
             h = tl.load(at_chunk, mask=mask, other=0.0)
         else:
             tl.store(at_chunk, h, mask=mask)
-        steps = tl.minimum(length - chunk * CHUNK, CHUNK)
-        first = start + chunk * CHUNK + tl.where(step < 0, steps - 1, 0)
+        steps, first = steps_of(chunk, start, step, length, CHUNK)
         for begin in range(0, steps, BLOCK_T):
             here = begin + t < steps
             row = row_at(index, first + step * (begin + t), here)
             value = values(u, row + inputs, here, channel, inside, D)
-            size, _raw = step_sizes(delta, raise_by, row + inputs, here, channel, inside, D, SOFTPLUS)
+            size = step_sizes(delta, raise_by, row + inputs, here, channel, inside, D, SOFTPLUS)
             tile = scanned(value, size, rates, projections(B, row + inputs, here, group, n, exists, G, STATES), h, BLOCK_T)
             out = over_states(tile * at_states(projections(C, row + inputs, here, group, n, exists, G, STATES)))
             h = last(tile, BLOCK_T)
@@ -219,14 +180,12 @@ def selective_scan_chunks(
     for chunk in range(low, high):
         h = tl.zeros([NO, DO, NI, DI], tl.float32)
         sizes = tl.zeros([DO, DI], tl.float32)
-        steps = tl.minimum(length - chunk * CHUNK, CHUNK)
-        backward = (step > 0) if BACK else (step < 0)
-        first = start + chunk * CHUNK + tl.where(backward, steps - 1, 0)
-        towards = tl.where(backward, -1, 1)
+        towards = -step if BACK else step
+        steps, first = steps_of(chunk, start, towards, length, CHUNK)
         for begin in range(0, steps, BLOCK_T):
             here = begin + t < steps
             row = row_at(index, first + towards * (begin + t), here)
-            size, _raw = step_sizes(delta, raise_by, row + inputs, here, channel, inside, D, SOFTPLUS)
+            size = step_sizes(delta, raise_by, row + inputs, here, channel, inside, D, SOFTPLUS)
             vector = projections(B, row + inputs, here, group, n, exists, G, STATES)
             if BACK:
                 value = values(u, row + outputs, here, channel, inside, D)

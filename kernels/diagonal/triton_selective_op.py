@@ -45,13 +45,13 @@ def _forward_tiles(states: int, share: int) -> list[Config]:
 
 def _backward_tiles(states: int, share: int) -> list[Config]:
     """Sums go both over states and over channels: a warp has 8 states × 4 channels side by side, the next ones in the same lanes or
-    in other warps; four numbers of a state per lane, so that a tile of 8 steps fits three times beside the states between tiles."""
+    in other warps; four numbers of a state per lane, so that a tile of 4 steps fits three times beside the states between tiles."""
     width = _power_of_two(states)
     NI = min(width, 8 if width <= 32 else width // 4 if width <= 128 else 32)
     NO, DI = width // NI, 32 // NI
     DO = min(max(16 // NO, 4), _power_of_two(-(-share // DI)))
     warps = max(1, min(8 if width > 128 else 4, DO * NO))
-    return [Config({"BLOCK_T": length, "NO": NO, "DO": DO, "NI": NI, "DI": DI}, warps=warps) for length in (8, 4)]
+    return [Config({"BLOCK_T": length, "NO": NO, "DO": DO, "NI": NI, "DI": DI}, warps=warps) for length in (4, 2)]
 
 
 class _Plan:
@@ -95,7 +95,8 @@ class _Plan:
         order = self.spans.arguments()
         del order["index"]
         arguments = {"A": A, "state": state, "total": total, "kept": ends, "final": final, **order}
-        candidates = [Config({**self.sizes, "BACK": back, "BLOCK_C": 16, "BLOCK": width}, warps, 1) for width, warps in ((128, 4), (64, 2))]
+        sizes = {**self.sizes, "BACK": back, "BLOCK_C": 16}
+        candidates = [Config({**sizes, "BLOCK": width}, warps, 1) for width, warps in ((128, 1), (256, 2))]
         launch(
             MODULE + "kernels.selective_scan_between", lambda c: (self.spans.sequences, -(-self.states * self.D // c["BLOCK"])),
             arguments, candidates, flops=4 * ends.numel(), traffic=4 * (2 * ends.numel() + total.numel() + A.numel() + 2 * state.numel()),
