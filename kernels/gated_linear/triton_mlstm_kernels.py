@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel, row_at, span
-from .triton_tiles import chunk_at, first_slot, load_tile, rows_at, split, state_tile, tile_of
+from .triton_tiles import chunk_at, first_slot, load_tile, rows_at, split, state_tile, tile_at
 
 
 @triton.jit
@@ -52,13 +52,14 @@ def at_end(x, BT: tl.constexpr):
 
 @kernel
 def mlstm_states(
-    k, v, input_gate, forget_gate, C, n, m, states, norms, maxima, coarse, rest, maximum, last_C, last_n, last_m,
+    k, v, input_gate, forget_gate, C, n, m, states, norms, maxima, coarse, late, early, maximum, last_C, last_n, last_m,
     cu_seqlens, index, T, N, S, direction, own,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EXPONENTIAL: tl.constexpr, CHUNK: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """k: [N, H, K]; v: [N, H, V]; gates: [N, H]; C, n, m and last ones: [S, H, K, V], [S, H, K], [S, H] → states before each chunk,
-    [slots, H, K, V], [slots, H, K], [slots, H], and for each step the sum of log f since its chunk began, in two parts, and m.
+    [slots, H, K, V], [slots, H, K], [slots, H], and for each step m, and the sum G of log f since its chunk began in two parts: a coarse
+    one, whose differences are exact, and the rest, less m in ``late`` and taken from log i in ``early``.
 
     One program per sequence, head and tile [BK, BV] of the state, which goes through the steps."""
     sequence, head = tl.program_id(0), tl.program_id(1)
@@ -100,7 +101,8 @@ def mlstm_states(
         if key + value == 0:
             at = steps_at(first + step * (begin + tl.arange(0, BT)), outputs, head, N, direction)
             tl.store(coarse + at, coarse_sum + large, mask=here)
-            tl.store(rest + at, rest_sum + small, mask=here)
+            tl.store(late + at, rest_sum + small - now, mask=here)
+            tl.store(early + at, gate - (rest_sum + small), mask=here)
             if EXPONENTIAL:
                 tl.store(maximum + at, now, mask=here)
         weight = tl.exp((large_end - large) + (small_end - small) + gate - end)
@@ -120,15 +122,6 @@ def mlstm_states(
 
 
 @triton.jit
-def load_steps(coarse, rest, maximum, at, here, EXPONENTIAL: tl.constexpr):
-    """Sums of log f and maxima of steps; zeros where there are none."""
-    now = tl.zeros(at.shape, tl.float32)
-    if EXPONENTIAL:
-        now = tl.load(maximum + at, mask=here, other=0.0)
-    return tl.load(coarse + at, mask=here, other=0.0), tl.load(rest + at, mask=here, other=0.0), now
-
-
-@triton.jit
 def load_scalar(x, at, EXISTS: tl.constexpr):
     found = 0.0
     if EXISTS:
@@ -137,27 +130,36 @@ def load_scalar(x, at, EXISTS: tl.constexpr):
 
 
 @triton.jit
-def weights(large, small, now, earlier_large, earlier_small, gate, t, s, here, FULL: tl.constexpr):
-    """[queries, keys]: e^{G_t - G_s + i_s - m_t}, 0 for later keys and for steps that are not there. ``FULL``: all keys are earlier."""
-    exponent = (large[:, None] - earlier_large[None, :]) + (small[:, None] - earlier_small[None, :]) + (gate[None, :] - now[:, None])
-    seen = here[:, None]
-    if not FULL:
-        seen = seen & (t[:, None] >= s[None, :])
-    return tl.exp(tl.where(seen, exponent, -float("inf")))
+def load_queries(coarse, late, at, here):
+    """G - m of steps, in two parts."""
+    return tl.load(coarse + at, mask=here, other=0.0), tl.load(late + at, mask=here, other=0.0)
 
 
 @triton.jit
-def floor_of(p, now, EXPONENTIAL: tl.constexpr):
-    """What |p| is at least taken for."""
+def load_keys(coarse, early, at, here):
+    """G and log i - G of steps, the coarse part of G by itself; those that are not there add nothing."""
+    return tl.load(coarse + at, mask=here, other=0.0), tl.load(early + at, mask=here, other=-float("inf"))
+
+
+@triton.jit
+def weights(large, late, earlier_large, early, t, s, here):
+    """[queries, keys]: e^{G_t - G_s + i_s - m_t}, 0 for later keys and for steps that are not there."""
+    exponent = (large[:, None] - earlier_large[None, :]) + (late[:, None] + early[None, :])
+    return tl.exp(tl.where(here[:, None] & (t[:, None] >= s[None, :]), exponent, -float("inf")))
+
+
+@triton.jit
+def floor_of(maximum, at, here, EXPONENTIAL: tl.constexpr):
+    """What |p| of steps is at least taken for."""
     if EXPONENTIAL:
-        return tl.exp(-now)
+        return tl.exp(-tl.load(maximum + at, mask=here, other=0.0))
     else:
-        return tl.full(p.shape, 1.0, tl.float32)
+        return tl.full(at.shape, 1.0, tl.float32)
 
 
 @kernel
 def mlstm_output(
-    q, k, v, input_gate, forget_gate, states, norms, maxima, coarse, rest, maximum, h, projected, scale, eps,
+    q, k, v, states, norms, maxima, coarse, late, early, maximum, h, projected, scale, eps,
     cu_seqlens, index, T, N, S, direction, own,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, EXPONENTIAL: tl.constexpr, DIVIDE: tl.constexpr, CHUNK: tl.constexpr,
     BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
@@ -173,11 +175,11 @@ def mlstm_output(
         row, here = rows_at(begin, length, first, step, index, BT)
         t = begin + tl.arange(0, BT)
         at = steps_at(first + step * t, outputs, head, N, direction)
-        large, small, now = load_steps(coarse, rest, maximum, at, here, EXPONENTIAL)
+        large, behind = load_queries(coarse, late, at, here)
         at_slot = slot.to(tl.int64) * H + head
         memory = tl.zeros([BT, BV], tl.float32)
         p = tl.zeros([BT], tl.float32)
-        for key in tl.static_range(0, K, BK):
+        for key in range(0, K, BK):
             queries = load_tile(q, row + inputs, here, head, key, H, K, BK)
             offset, mask = state_tile(key, value, K, V, BK, BV)
             state = tl.load(states + at_slot * K * V + offset, mask=mask, other=0.0)
@@ -185,30 +187,29 @@ def mlstm_output(
             keys = key + tl.arange(0, BK)
             norm = tl.load(norms + at_slot * K + keys, mask=keys < K, other=0.0)
             p += tl.sum(queries.to(tl.float32) * norm[None, :], 1)
-        decay = tl.exp(large + small + load_scalar(maxima, at_slot, EXPONENTIAL) - now)
+        decay = tl.exp(large + (behind + load_scalar(maxima, at_slot, EXPONENTIAL)))
         memory, p = memory * decay[:, None], p * decay
         for earlier in range(chunk * CHUNK, begin + BT, BT):
             other, there = rows_at(earlier, length, first, step, index, BT)
             s = earlier + tl.arange(0, BT)
             at_other = steps_at(first + step * s, outputs, head, N, direction)
             other += inputs
-            gate, _ = log_gates(input_gate, forget_gate, other * H + head, there, EXPONENTIAL)
             scores = tl.zeros([BT, BT], tl.float32)
-            for key in tl.static_range(0, K, BK):
+            for key in range(0, K, BK):
                 queries = load_tile(q, row + inputs, here, head, key, H, K, BK)
                 keys_here = load_tile(k, other, there, head, key, H, K, BK)
                 scores = tl.dot(queries, tl.trans(keys_here), scores, input_precision=PRECISION)
-            earlier_large, earlier_small, _ = load_steps(coarse, rest, maximum, at_other, there, False)
-            scores *= weights(large, small, now, earlier_large, earlier_small, gate, t, s, here, False)
+            earlier_large, ahead = load_keys(coarse, early, at_other, there)
+            scores *= weights(large, behind, earlier_large, ahead, t, s, here)
             p += tl.sum(scores, 1)
             values = load_tile(v, other, there, head, value, H, V, BV)
             memory = tl.dot(scores.to(values.dtype), values, memory, input_precision=PRECISION)
         p *= scale
         result = memory * scale
         if DIVIDE:
-            result = result / (tl.maximum(tl.abs(p), floor_of(p, now, EXPONENTIAL)) + eps)[:, None]
-        offset, mask = tile_of(row + outputs, here, head, value, H, V, BV)
-        tl.store(h + offset, result, mask=mask)
+            result = result / (tl.maximum(tl.abs(p), floor_of(maximum, at, here, EXPONENTIAL)) + eps)[:, None]
+        pointers, mask = tile_at(h, row + outputs, here, head, value, H, V, BV)
+        tl.store(pointers, result, mask=mask)
         if value == 0:
             tl.store(projected + at, p, mask=here)
 

@@ -100,11 +100,11 @@ def _mlstm(
     q: Tensor, k: Tensor, v: Tensor, input_gate: Tensor, forget_gate: Tensor, C: Optional[Tensor], n: Optional[Tensor],  # noqa: UP045
     m: Optional[Tensor], cu_seqlens: Optional[Tensor], index: Optional[Tensor], direction: int, own: bool, scale: float, eps: float,  # noqa: UP045
     exponential: bool, divide: bool, final: bool, chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     spans = Spans.of(q, cu_seqlens, index, direction, own)
     found = _outputs(q, v, spans, exponential, final, chunk)
-    h, last_C, last_n, last_m, states, norms, maxima, coarse, rest, maximum, projected = found
-    kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "rest": rest, "maximum": maximum}
+    h, last_C, last_n, last_m, states, norms, maxima, coarse, late, early, maximum, projected = found
+    kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "late": late, "early": early, "maximum": maximum}
     gates = {"input_gate": input_gate, "forget_gate": forget_gate}
     last = {"last_C": last_C if final else None, "last_n": last_n if final else None, "last_m": last_m if final else None}
     (heads, keys), values, steps, double = q.shape[2:], v.shape[3], spans.N * spans.directions, q.dtype == torch.float32
@@ -116,15 +116,15 @@ def _mlstm(
     )  # fmt: skip
     launch(
         f"{MODULE}.mlstm_output", lambda c: (spans.directions * spans.slots(chunk) * (chunk // c["BT"]), heads, _columns(c)[1]),
-        {"q": q, "k": k, "v": v, **gates, **kept, "h": h, "projected": projected, "scale": scale, "eps": eps, **spans.arguments()},
+        {"q": q, "k": k, "v": v, **kept, "h": h, "projected": projected, "scale": scale, "eps": eps, **spans.arguments()},
         _configs(_constants(q, v, exponential, chunk, divide), q.dtype, narrow[1:] if double else narrow),
         flops=steps * heads * (2 * keys * values + chunk * (keys + values)),
     )  # fmt: skip
-    return found  # type: ignore[return-value]  # eleven
+    return found  # type: ignore[return-value]  # twelve
 
 
 def _outputs(q: Tensor, v: Tensor, spans: Spans, exponential: bool, final: bool, chunk: int) -> tuple[Tensor, ...]:
-    """h, last C, n, m, states and their norms and maxima, of steps: sums of log f in two parts, m, p."""
+    """h, last C, n, m, states and their norms and maxima, of steps: sums of log f in three parts, m, p."""
     (heads, keys), values, slots = q.shape[2:], v.shape[3], spans.directions * spans.slots(chunk)
     number, steps = (spans.sequences if final else 0), (heads, spans.directions * spans.N)
 
@@ -135,7 +135,7 @@ def _outputs(q: Tensor, v: Tensor, spans: Spans, exponential: bool, final: bool,
         q.new_empty(*spans.output(q), heads, values),
         single(number, heads, keys, values), single(number, heads, keys), single(number if exponential else 0, heads),
         q.new_empty(slots, heads, keys, values), single(slots, heads, keys), single(slots, heads),
-        single(*steps), single(*steps), single(*steps), single(*steps),
+        *(single(*steps) for _ in range(5)),
     )  # fmt: skip
 
 
@@ -149,27 +149,26 @@ def _mlstm_backward(
     grad_h: Tensor, grad_C: Optional[Tensor], grad_n: Optional[Tensor], grad_m: Optional[Tensor], q: Tensor, k: Tensor, v: Tensor,  # noqa: UP045
     input_gate: Tensor, forget_gate: Tensor, C: Optional[Tensor], n: Optional[Tensor], cu_seqlens: Optional[Tensor],  # noqa: UP045
     index: Optional[Tensor], h: Tensor, last_C: Tensor, last_n: Tensor, states: Tensor, norms: Tensor, maxima: Tensor, coarse: Tensor,  # noqa: UP045
-    rest: Tensor, maximum: Tensor, projected: Tensor, direction: int, own: bool, scale: float, eps: float, exponential: bool, divide: bool,
-    chunk: int,
+    late: Tensor, early: Tensor, maximum: Tensor, projected: Tensor, direction: int, own: bool, scale: float, eps: float, exponential: bool,
+    divide: bool, chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     spans = Spans.of(q, cu_seqlens, index, direction, own)
     slots, total, (heads, keys), values = norms.shape[0], spans.N * spans.directions, q.shape[2:], v.shape[3]
     gates = {"input_gate": input_gate, "forget_gate": forget_gate}
-    kept = {
-        "states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "rest": rest, "maximum": maximum, "projected": projected,
-    }  # fmt: skip
+    kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "late": late}
     constants = _constants(q, v, exponential, chunk, divide)
     sweep = _configs(constants, q.dtype, [(32, 64, 64, 4, 2), (64, 64, 64, 8, 2)])
     tiles = _columns(sweep[0].constants)
     initial = C is not None
     grad_states, grad_norms, grad_projected = torch.empty_like(states), torch.empty_like(norms), torch.empty_like(projected)
-    pull, tails = torch.empty_like(maximum), norms.new_empty(tiles[0] * tiles[1], slots, heads)
+    inverse, pull, tails = torch.empty_like(maximum), torch.empty_like(maximum), norms.new_empty(tiles[0] * tiles[1], slots, heads)
     of_C, of_n = (norms.new_empty(value.shape if value is not None else 0) for value in (C, n))
     of_m = norms.new_empty(tiles[0] * tiles[1], spans.sequences if initial and exponential else 0, heads)
     launch(
         f"{BACKWARD}.mlstm_backward_states", lambda c: (spans.sequences, heads, tiles[0] * tiles[1]),
         {
             "q": q, "h": h, "grad_h": grad_h.contiguous(), **gates, "C": C, "n": n, "last_C": last_C, "last_n": last_n, **kept,
+            "maximum": maximum, "projected": projected, "inverse": inverse,
             "grad_last_C": grad_C, "grad_last_n": grad_n, "grad_last_m": grad_m, "grad_states": grad_states, "grad_norms": grad_norms,
             "grad_projected": grad_projected, "pull": pull, "tails": tails, "grad_C": of_C if initial else None,
             "grad_n": of_n if initial else None, "grad_m": of_m if initial else None, "scale": scale, "eps": eps, **spans.arguments(),
@@ -182,13 +181,13 @@ def _mlstm_backward(
     of_q, of_k, of_v = (value.new_empty(*lead, *value.shape[2:]) for value in (q, k, v))
     flows = norms.new_empty(parts[0], 3, heads, total)
     launch(
-        f"{BACKWARD}.mlstm_backward_inputs", lambda c: (slots * (chunk // c["BT"]), heads, sum(parts)),
+        f"{BACKWARD}.mlstm_backward_inputs", lambda c: (slots * (chunk // c["BT"]), heads, 2 * parts[0] + parts[1]),
         {
-            "q": q, "k": k, "v": v, "grad_h": grad_h.contiguous(), **gates, **kept, "grad_states": grad_states, "grad_norms": grad_norms,
-            "grad_projected": grad_projected, "grad_q": of_q, "grad_k": of_k, "grad_v": of_v, "flows": flows, "scale": scale, "eps": eps,
-            **spans.arguments(),
+            "q": q, "k": k, "v": v, "grad_h": grad_h.contiguous(), **kept, "early": early, "grad_states": grad_states,
+            "grad_norms": grad_norms, "grad_projected": grad_projected, "inverse": inverse, "grad_q": of_q, "grad_k": of_k, "grad_v": of_v,
+            "flows": flows, "scale": scale, **spans.arguments(),
         },
-        inputs, flops=total * heads * (6 * keys * values + chunk * (2 * values + 4 * keys + 2 * values)),
+        inputs, flops=total * heads * (6 * keys * values + chunk * (3 * keys + 3 * values)),
     )  # fmt: skip
     of_input, of_forget = (value.new_empty(*lead, heads) for value in (input_gate, forget_gate))
     config = Config({"H": heads, "EXPONENTIAL": exponential, "CHUNK": chunk, "KEY_TILES": parts[0], "TILES": tiles[0] * tiles[1]}, warps=1)
