@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ordered import Both, ordered
 from ..recurrence import Recurrence
 from .attention import gated_linear_attention
 
+MIN_FUSED = 16  # steps: the kernels keep a state for each chunk; of shorter chunks these would outweigh everything else
 
+
+@ordered("gated_linear", "gated_linear_attention", timed=("q", "k", "v"), rank=4, constants=("log_decay",))
 def symmetric_retention(
     q: Tensor,
     k: Tensor,
@@ -22,6 +26,9 @@ def symmetric_retention(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | Both | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor:
     """Retention as LION uses it (Liu et al. 2024, after RetNet, Sun et al. 2023).
@@ -30,16 +37,24 @@ def symmetric_retention(
 
     Chunks of ``chunk_size`` steps begin at each sequence's first step (its last with ``reverse``). q, k: [B, T, H, K]; v: [B, T, H, V];
     log_decay: [H] ≤ 0. ``scale`` is K^-0.5 when absent. An output sees steps after it, so there are no states. Other arguments as in
-    :func:`gated_linear_attention`. Returns o [B, T, H, V].
+    :func:`gated_linear_attention`; with inputs of their own, both directions have q, k, v [2, B, T, H, ...] and log_decay [2, H].
+    Returns o [B, T, H, V].
     """
-    if log_decay.dim() != 1:
-        raise ValueError(f"log_decay: expected [H], got {list(log_decay.shape)}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
-    call = Recurrence(
-        "gated_linear", "gated_linear_attention", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend
-    )
+    order: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, index=index, direction=direction)
+    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, backend=backend, **order, widths=(q.shape[-1], v.shape[-1]))
+    if q.dim() != 4 or v.dim() != 4:
+        raise ValueError(f"q, v: expected [B, T, H, K] and [B, T, H, V], got {list(q.shape)} and {list(v.shape)}")
+    if log_decay.dim() != 1 + call.own:
+        raise ValueError(f"log_decay: expected [H], got {list(log_decay.shape)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if call.backend == "triton" and (chunk_size >= MIN_FUSED or index is not None or isinstance(direction, Both)):
+        call = Recurrence("gated_linear", "symmetric_retention", "q", q, backend="triton", **order)
+        for name, value in (("q", q), ("k", k), ("v", v)):
+            call.timed(name, value, (q.shape[2], value.shape[-1] if name == "v" else q.shape[3]))
+        call.constant("log_decay", log_decay, (q.shape[2],))
+        return call.run(chunk_size=chunk_size, scale=scale)[0]
     options: dict[str, Any] = dict(scale=scale, return_final_state=True, backend=backend)
     past, _ = gated_linear_attention(q, k, v, log_decay, reverse=reverse, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, **options)
     if not past.numel():

@@ -13,6 +13,7 @@ from ..native import watch, watched_gradients
 from ..spans import REVERSE, Spans
 from .rotation import in_turning_frame, packed_angles
 from .triton_mlstm_op import max_plus_scan, mlstm  # noqa: F401  # of the same back end
+from .triton_symmetric_op import symmetric_retention  # noqa: F401
 
 
 def gated_linear_attention(
