@@ -17,6 +17,7 @@ from visionrnn.kernels.launch import jit_function
 from visionrnn.testing.shipped import DTYPES, entries
 
 PACKAGE = "visionrnn.kernels."
+FIRST, OTHERS = slice(1), slice(1, None)  # candidates: what runs without tuning, and what tuning tries beside it
 CLEAN = ("sm_90", "sm_100")  # no spills, no stack
 # By how much a figure may be above the table's, as a part of it and an amount. Spills and stack are 0 on CLEAN targets in any case, and
 # tensor-core instructions may not vanish.
@@ -41,19 +42,21 @@ class Job:
         return f"{self.compilation.target} {self.compilation.dtype} {self.compilation.label}"
 
 
-def shipped_jobs(
-    targets: Iterable[str], dtypes: Iterable[str], only: Iterable[str] = ("",), kernels: str = "", first: bool = False
-) -> list[Job]:
-    """Every different compilation of the shipped forms (``only`` as :func:`entries` takes it) of kernels with ``kernels`` in their names.
+def kind(job: Job) -> tuple[str, str, str]:
+    """Candidates are alternatives within one."""
+    return job.kernel, job.compilation.target, job.compilation.dtype
 
-    ``first``: of the candidate that runs without tuning.
-    """
+
+def shipped_jobs(
+    targets: Iterable[str], dtypes: Iterable[str], only: Iterable[str] = ("",), kernels: str = "", candidates: slice = FIRST
+) -> list[Job]:
+    """Every different compilation of the shipped forms (``only`` as :func:`entries` takes it) of kernels with ``kernels`` in their names."""
     found: dict[Compilation, Job] = {}
     for shipped, dtype in product(entries(only), dtypes):
+        chosen = [target for target in targets if target in CLEAN or not shipped.variant]
         for stated in shipped.launches(DTYPES[dtype]):
             if kernels in stated.kernel:
-                candidates = stated.candidates[:1] if first else stated.candidates
-                for (number, config), target in product(enumerate(candidates), targets):
+                for (number, config), target in product(list(enumerate(stated.candidates))[candidates], chosen):
                     job = Job(of_launch(stated, config, target), number)
                     found.setdefault(job.compilation, job)
     return sorted(found.values(), key=lambda job: (job.kernel, job.compilation.dtype, job.compilation.target))
@@ -104,20 +107,20 @@ def broken_promises(table: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     return found
 
 
-def worse(table: Mapping[str, Mapping[str, Figures]], known: Mapping[str, Mapping[str, Figures]]) -> list[str]:
-    """What is worse than in the table ``known`` by more than TOLERANCE, or not in it."""
+def worse(table: Mapping[str, Mapping[str, Figures]], known: Mapping[str, Mapping[str, Figures]], complete: bool = True) -> list[str]:
+    """What is worse than in the table ``known`` by more than TOLERANCE, or not in it where it is to be ``complete``."""
     found, absent = [], Counter[str]()
     for kernel, key, figures in _rows(table):
         before = known.get(kernel, {}).get(key)
         if before is None:
-            absent[kernel] += 1
+            absent[kernel] += complete
         elif "error" not in figures and "error" not in before:
             for name, (part, amount) in TOLERANCE.items():
                 if figures[name] > before[name] * (1 + part) + amount:
                     found.append(f"{kernel} {key}: {name} {figures[name]}, in the table {before[name]}")
             if before["tensor"] and not figures["tensor"]:
                 found.append(f"{kernel} {key}: no tensor-core instructions any more")
-    return [*found, *(f"{kernel}: {number} compilations are not in the table" for kernel, number in absent.items())]
+    return [*found, *(f"{kernel}: {number} compilations are not in the table" for kernel, number in absent.items() if number)]
 
 
 def _rows(table: Mapping[str, Mapping[str, Figures]]) -> Iterator[tuple[str, str, Figures]]:

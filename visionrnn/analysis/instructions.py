@@ -16,7 +16,7 @@ NVIDIA = {
     "shared_accesses": r"(LDS|LDSM|STS|STSM)\b",
     "barriers": r"(BAR|SYNCS)\b",
     "spills": r"(LDL|STL)\b",
-    "atomics": r"(ATOM|ATOMG|ATOMS|RED|REDG)\b",
+    "atomics": r"(ATOM|ATOMG|ATOMS|RED|REDG)\b.*\.(B?F16|F32|F64)",  # on floats
 }
 AMD = {
     "tensor": r"v_(mfma|wmma|smfmac)",
@@ -25,7 +25,7 @@ AMD = {
     "shared_accesses": r"ds_(read|load|write|store)",
     "barriers": r"s_barrier",
     "spills": r"scratch_(load|store)",
-    "atomics": r"(global|buffer|flat|ds)_\w*(atomic|add_f|add_rtn_f)",
+    "atomics": r"(global|buffer|flat|ds)_\w*(atomic_(pk_)?add_b?f|add_(rtn_)?f)",
 }
 
 
