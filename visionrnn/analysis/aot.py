@@ -50,7 +50,7 @@ def kind(job: Job) -> tuple[str, str, str]:
 def shipped_jobs(
     targets: Iterable[str], dtypes: Iterable[str], only: Iterable[str] = ("",), kernels: str = "", candidates: slice = FIRST
 ) -> list[Job]:
-    """Every different compilation of the shipped forms (``only`` as :func:`entries` takes it) of kernels with ``kernels`` in their names."""
+    """Every different compilation of the shipped forms, ``only`` as :func:`entries` takes it; ``kernels``: a part of the kernels' names."""
     found: dict[Compilation, Job] = {}
     for shipped, dtype in product(entries(only), dtypes):
         chosen = [target for target in targets if target in CLEAN or not shipped.variant]
