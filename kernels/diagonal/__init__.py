@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -147,13 +149,15 @@ def selective_scan(
     call.constant("A", A, (channels, states))
     call.timed("B", B, (groups, states))
     call.timed("C", C, (groups, states))
-    call.state("state", initial_state, (channels, states))
+    if call.backend != "triton" or initial_state is not None:
+        call.state("state", initial_state, (channels, states))
     if call.backend == "triton":  # its kernels do all of it
+        initial: dict[str, Any] = {} if initial_state is not None else {"state": None}  # which no launch has to fill
         call.timed("delta", delta, (channels,))
         call.timed("z", z, (channels,))
         call.constant("D", D, (channels,))
         call.constant("delta_bias", delta_bias, (channels,))
-        y, final = call.run(delta_softplus=delta_softplus)
+        y, final = call.run(delta_softplus=delta_softplus, **initial)
         return (y, final) if return_final_state else y
     D, z = call.checked("D", D, (channels,)), call.checked("z", z, tuple(u.shape))
     delta, delta_bias = call.checked("delta", delta, tuple(u.shape)), call.checked("delta_bias", delta_bias, (channels,))

@@ -140,7 +140,7 @@ def complex_diagonal_scan_backward(
     decay, state, h, ahead, grad_h, grad_final, grad_x, grad_decay, grad_state, cu_seqlens, index, T, N, S, direction, own,
     D: tl.constexpr, CHUNKED: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """g_t = grad_h_t + conj(a_{t+1}) g_{t+1} is the gradient of x_t, that of a_t is g_t conj(h_{t-1}); from a chunk's last step to its first.
+    """g_t = grad_h_t + conj(a_{t+1}) g_{t+1} is the gradient of x_t, that of a_t is g_t conj(h_{t-1}); chunks run from their last step on.
 
     ahead [slots, D, 2]: where CHUNKED, what comes from the steps after chunks.
     """

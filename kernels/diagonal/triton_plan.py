@@ -21,7 +21,7 @@ class Plan:
         self.D = self.shape.numel() // parts
         self.slots = spans.slots(CHUNK) * spans.directions
         self.flops = spans.N * spans.directions * self.D * 2 * parts**2  # of a multiplication and an addition for each number
-        self.chunked = spans.sequences * -(-self.D // 32) < WARPS and spans.N > CHUNK * spans.S
+        self.chunked = spans.sequences * -(-self.D // 32) < WARPS and CHUNK * spans.S < spans.N
 
     def kept(self, like: Tensor) -> Tensor:
         """A state per chunk."""
@@ -29,8 +29,7 @@ class Plan:
 
     def candidates(self, **constants: Any) -> list[Config]:
         """A warp has 32 channels, or 64 in two lanes each: contiguous reads, and programs enough to fill a GPU."""
-        steps = 32 // self.parts
-        tiles = ((steps, 32, 1), (steps // 2, 64, 1), (steps // 2, 32, 1), (steps, 64, 2))
+        tiles = ((16, 32, 1), (8, 64, 1), (8, 32, 1), (16, 64, 2))
         sizes = {"D": self.D, "CHUNK": CHUNK, **constants}
         return [Config({**sizes, "BLOCK_T": length, "BLOCK_D": width}, warps, 1) for length, width, warps in tiles]
 

@@ -117,13 +117,14 @@ def last(tile, BLOCK_T: tl.constexpr):
 
 @kernel
 def selective_scan_forward(
-    u, delta, A, B, C, skip, z, bias, state, kept, y, final, cu_seqlens, index, T, N, S, direction, own,
+    u, delta, A, B, C, skip, z, bias, state, kept, total, y, final, cu_seqlens, index, T, N, S, direction, own,
     D: tl.constexpr, G: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr, CHUNKED: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_T: tl.constexpr, NO: tl.constexpr, DO: tl.constexpr, NI: tl.constexpr, DI: tl.constexpr,
 ):  # fmt: skip
     """u, delta, z, y: [N, D]; A: [D, STATES]; B, C: [N, G, STATES]; skip, bias: [D]; state, final: [S, D, STATES].
 
-    kept: [slots, STATES, D], the states before each chunk: read where CHUNKED, written elsewhere.
+    kept: [slots, STATES, D], the states before each chunk: read where CHUNKED, written elsewhere. With ``total`` [slots, D] it holds what
+    chunks make of zeros, as ``selective_scan_chunks`` gives it, and programs go through all earlier chunks to the state before theirs.
     """
     sequence, start, step, length, inputs, outputs, slot, low, high = place(CHUNKED, cu_seqlens, T, N, S, direction, own, CHUNK)
     group, _part, channel, inside = channels(tl.program_id(1), D, G, DO, DI)
@@ -132,16 +133,23 @@ def selective_scan_forward(
     rates, raise_by = constants_of(A, bias, turned, d5, n5, mask, channel, inside, D, STATES)
     at_state, at_kept = (sequence.to(tl.int64) * D + d5) * STATES + n5, n5 * D + d5
     h = tl.zeros([NO, DO, NI, DI], tl.float32)
-    if not CHUNKED:
+    if state is not None and (total is not None or not CHUNKED):
         h += tl.load(state + at_state, mask=mask, other=0.0)
+    chunks = tl.cdiv(length, CHUNK)
+    if total is not None:
+        for j in range(0, tl.where(step < 0, chunks - 1 - low, low)):
+            before = (slot + tl.where(step < 0, chunks - 1 - j, j)).to(tl.int64)
+            sizes = tl.load(total + before * D + d5, mask=inside[None, :, None, :], other=0.0)
+            h = tl.exp2(sizes * rates) * h + tl.load(kept + before * (STATES * D) + at_kept, mask=mask, other=0.0)
     t = tl.arange(0, BLOCK_T)
     for k in range(low, high):
         chunk = k if CHUNKED else tl.where(step < 0, high - 1 - k, k)
-        at_chunk = kept + (slot + chunk).to(tl.int64) * (STATES * D) + at_kept
-        if CHUNKED:
-            h = tl.load(at_chunk, mask=mask, other=0.0)
-        else:
-            tl.store(at_chunk, h, mask=mask)
+        if kept is not None and total is None:
+            at_chunk = kept + (slot + chunk).to(tl.int64) * (STATES * D) + at_kept
+            if CHUNKED:
+                h = tl.load(at_chunk, mask=mask, other=0.0)
+            else:
+                tl.store(at_chunk, h, mask=mask)
         steps, first = steps_of(chunk, start, step, length, CHUNK)
         for begin in range(0, steps, BLOCK_T):
             here = begin + t < steps
@@ -159,6 +167,9 @@ def selective_scan_forward(
             tl.store(y + (row + outputs)[:, None, None] * D + channel[None], out, mask=here[:, None, None] & inside[None])
     if not CHUNKED:
         tl.store(final + at_state, h, mask=mask)
+    elif total is not None:
+        is_last = low == tl.where(step < 0, 0, tl.maximum(chunks - 1, 0))  # in time; an empty sequence has an empty chunk 0
+        tl.store(final + at_state, h, mask=mask & is_last)
 
 
 @kernel
@@ -221,7 +232,9 @@ def selective_scan_between(
     inside, channel, n = number < STATES * D, number % D, number // D
     at_state = (sequence.to(tl.int64) * D + channel) * STATES + n
     rates = tl.load(A + (sequence // S * own * D + channel) * STATES + n, mask=inside, other=0.0) * LOG2_E
-    carried = tl.load(state + at_state, mask=inside, other=0.0)
+    carried = tl.zeros([BLOCK], tl.float32)
+    if state is not None:
+        carried += tl.load(state + at_state, mask=inside, other=0.0)
     k = tl.arange(0, BLOCK_C)
     backward = (step > 0) if BACK else (step < 0)
     for begin in range(0, chunks, BLOCK_C):

@@ -12,18 +12,20 @@ from ..native import watch, watched_gradients
 from ..spans import Spans
 
 CHUNK = 64  # positions between the states that the forward keeps for the backward
+WIDE_CHUNK = 128  # without a backward: each program adds up the earlier chunks, so that there should be few
 WARPS = 2048  # on a GPU with about 100 multiprocessors fewer leave much of it idle: then chunks of a sequence run side by side
 MODULE = "diagonal.triton_selective_"
 
 
 def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, state: Tensor,
-    *, delta_softplus: bool, cu_seqlens: Tensor | None, index: Tensor | None, direction: int, own: bool,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
+    state: Tensor | None, *, delta_softplus: bool, cu_seqlens: Tensor | None, index: Tensor | None, direction: int, own: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """u, delta, z: [B, T, D]; A: [D, N]; B, C: [B, T, G, N]; D, delta_bias: [D]; state: [S, D, N] → y [B, T, D], final state.
+    """u, delta, z: [B, T, D]; A: [D, N]; B, C: [B, T, G, N]; D, delta_bias: [D]; state: [S, D, N], None for zeros
+    → y [B, T, D], final state. Batches as in ``Spans``.
 
-    Batches as in ``Spans``. One launch where sequences are many; where they are few three: each chunk's own states, those between
-    chunks, outputs.
+    One launch where sequences are many; where they are few three: each chunk's own states, those between chunks, outputs. Without
+    gradients the last two are one.
     """
     inputs = (u, delta, A, B, C, D, z, delta_bias, state)
     keep = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
@@ -57,12 +59,12 @@ def _backward_tiles(states: int, share: int) -> list[Config]:
 class _Plan:
     """What both directions of the op share: sizes, constants and grids."""
 
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor, softplus: bool, spans: Spans):
+    def __init__(self, u: Tensor, A: Tensor, B: Tensor, softplus: bool, spans: Spans, chunk: int):
         self.spans, self.D, self.groups, self.states = spans, u.shape[2], B.shape[2], A.shape[-1]
         self.share = self.D // self.groups
-        self.sizes = {"D": self.D, "STATES": self.states, "CHUNK": CHUNK}
+        self.sizes = {"D": self.D, "STATES": self.states, "CHUNK": chunk}
         self.constants = {**self.sizes, "G": self.groups, "SOFTPLUS": softplus}
-        self.slots = spans.slots(CHUNK) * spans.directions
+        self.chunk, self.slots = chunk, spans.slots(chunk) * spans.directions
         self.elements = spans.N * spans.directions * self.D * self.states
 
     def kept(self, like: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class _Plan:
     def is_chunked(self, tiles: list[Config]) -> bool:
         """Whether chunks of a sequence run side by side."""
         warps = self.spans.sequences * self.blocks(tiles[0].constants) * tiles[0].warps
-        return warps < WARPS and self.spans.N > CHUNK * self.spans.S
+        return warps < WARPS and self.chunk * self.spans.S < self.spans.N
 
     def candidates(self, tiles: list[Config], **constants: Any) -> list[Config]:
         return [Config({**self.constants, **constants, **config.constants}, config.warps, 1) for config in tiles]
@@ -90,7 +92,7 @@ class _Plan:
         )  # fmt: skip
         return ends, total
 
-    def between(self, A: Tensor, state: Tensor, total: Tensor, ends: Tensor, final: Tensor, back: bool) -> None:
+    def between(self, A: Tensor, state: Tensor | None, total: Tensor, ends: Tensor, final: Tensor, back: bool) -> None:
         """Turns ``ends`` into the states before chunks."""
         order = self.spans.arguments()
         del order["index"]
@@ -99,40 +101,46 @@ class _Plan:
         candidates = [Config({**sizes, "BLOCK": width}, warps, 1) for width, warps in ((128, 1), (256, 2))]
         launch(
             MODULE + "kernels.selective_scan_between", lambda c: (self.spans.sequences, -(-self.states * self.D // c["BLOCK"])),
-            arguments, candidates, flops=4 * ends.numel(), traffic=4 * (2 * ends.numel() + total.numel() + A.numel() + 2 * state.numel()),
+            arguments, candidates, flops=4 * ends.numel(), traffic=4 * (2 * ends.numel() + total.numel() + A.numel() + 2 * final.numel()),
         )  # fmt: skip
 
 
 @torch.library.custom_op("visionrnn::triton_selective_scan", mutates_args=(), device_types=("cpu", "cuda"))
 def _selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor], bias: Optional[Tensor],  # noqa: UP045
-    state: Tensor, softplus: bool, cu_seqlens: Optional[Tensor], index: Optional[Tensor], direction: int, own: bool, keep: bool,  # noqa: UP045
+    state: Optional[Tensor], softplus: bool, cu_seqlens: Optional[Tensor], index: Optional[Tensor], direction: int, own: bool,  # noqa: UP045
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     spans = Spans.of(u, cu_seqlens, index, direction, own)
-    plan, tiles = _Plan(u, A, B, softplus, spans), _forward_tiles(A.shape[-1], u.shape[2] // B.shape[2])
-    y, final = u.new_empty(*spans.output(u), plan.D), torch.empty_like(state)
-    chunked = plan.is_chunked(tiles)
-    kept = plan.kept(u) if keep and not chunked else None
+    plan = _Plan(u, A, B, softplus, spans, CHUNK if keep else WIDE_CHUNK)
+    tiles = _forward_tiles(plan.states, plan.share)
+    chunked, kept, total = plan.is_chunked(tiles), None, None
+    y, final = u.new_empty(*spans.output(u), plan.D), A.new_empty(spans.sequences, plan.D, plan.states)
     if chunked:
         kept, total = plan.ends(tiles, {"u": u, "delta": delta, "A": A, "B": B, "z": None, "bias": bias}, False)
-        plan.between(A, state, total, kept, final, False)
+        if keep:
+            plan.between(A, state, total, kept, final, False)
+            total = None
+    elif keep:
+        kept = plan.kept(u)
     arguments = {
-        "u": u, "delta": delta, "A": A, "B": B, "C": C, "skip": D, "z": z, "bias": bias, "state": state, "kept": kept, "y": y,
-        "final": final, **spans.arguments(),
+        "u": u, "delta": delta, "A": A, "B": B, "C": C, "skip": D, "z": z, "bias": bias, "state": state, "kept": kept, "total": total,
+        "y": y, "final": final, **spans.arguments(),
     }  # fmt: skip
     launch(
         MODULE + "kernels.selective_scan_forward",
         lambda c: (plan.slots if chunked else spans.sequences, plan.blocks(c)), arguments, plan.candidates(tiles, CHUNKED=chunked),
         flops=7 * plan.elements,
     )  # fmt: skip
-    return y, final, kept if keep and kept is not None else state.new_empty(0)
+    return y, final, kept if keep and kept is not None else A.new_empty(0)
 
 
 @_selective_scan.register_fake
 def _(u, delta, A, B, C, D, z, bias, state, softplus, cu_seqlens, index, direction, own, keep):
     spans = Spans.of(u, cu_seqlens, index, direction, own)
     kept = (spans.slots(CHUNK) * spans.directions, A.shape[-1], u.shape[2]) if keep else (0,)
-    return u.new_empty(*spans.output(u), u.shape[2]), torch.empty_like(state), state.new_empty(kept)
+    final = A.new_empty(spans.sequences, u.shape[2], A.shape[-1])
+    return u.new_empty(*spans.output(u), u.shape[2]), final, A.new_empty(kept)
 
 
 @torch.library.custom_op("visionrnn::triton_selective_scan_backward", mutates_args=(), device_types=("cpu", "cuda"))
@@ -143,7 +151,7 @@ def _selective_scan_backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of u, delta, A, B, C, D, z, bias (empty for those that are not there) and of the state before."""
     spans = Spans.of(u, cu_seqlens, index, direction, own)
-    plan, tiles = _Plan(u, A, B, softplus, spans), _backward_tiles(A.shape[-1], u.shape[2] // B.shape[2])
+    plan, tiles = _Plan(u, A, B, softplus, spans, CHUNK), _backward_tiles(A.shape[-1], u.shape[2] // B.shape[2])
     grad_y, grad_final = grad_y.contiguous(), grad_final.contiguous()
     grad_u, grad_delta = torch.empty_like(grad_y), delta.new_empty(grad_y.shape)
     grad_z = None if z is None else z.new_empty(grad_y.shape)
@@ -179,7 +187,8 @@ def _(grad_y, grad_final, u, delta, A, B, C, D, z, bias, kept, softplus, cu_seql
 
 
 def _setup(ctx, inputs, output):
-    *given, _, ctx.softplus, cu_seqlens, index, ctx.direction, ctx.own, _ = inputs
+    *given, state, ctx.softplus, cu_seqlens, index, ctx.direction, ctx.own, _ = inputs
+    ctx.stateful = state is not None
     ctx.save_for_backward(*given, output[2], cu_seqlens, index)
     watch(ctx, output[:2])
 
@@ -187,7 +196,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, *gradients):
     *given, cu_seqlens, index = ctx.saved_tensors
     grads = _selective_scan_backward(*watched_gradients(ctx, gradients), *given, ctx.softplus, cu_seqlens, index, ctx.direction, ctx.own)
-    there = [value is not None for value in given[:8]] + [True]
+    there = [value is not None for value in given[:8]] + [ctx.stateful]
     return *(grad if present else None for grad, present in zip(grads, there, strict=True)), None, None, None, None, None, None
 
 
