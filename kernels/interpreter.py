@@ -4,6 +4,7 @@
    widened to float32 first, and results rounded back.
 2. It cuts float32 off to bfloat16; here it rounds.
 3. It runs a scan with a combine function of one's own element by element: here slice by slice along the axis, as fast as arrays allow.
+4. It replaces the whole language anew for every call of a function inside a kernel, a third of the time: here only where that is not done.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ def install() -> None:
     for operation in (interpreter.ReduceOps, interpreter.ScanOps):
         operation.apply_impl = _widened(operation.apply_impl)
     interpreter.ScanOps.generic_scan = _scan
+    patch = interpreter._patch_lang
+    interpreter._patch_lang = lambda function: patch(function) if _is_unpatched(function) else interpreter._LangPatchScope()
+
+
+def _is_unpatched(function: Any) -> bool:
+    """Whether a module of the language that a function sees still has its compiled form. A launch restores what it has replaced in the
+    kernel's own module."""
+    return any(tl.core.is_builtin(value.load) for value in function.__globals__.values() if value is tl or value is tl.core)
 
 
 def _is_bits(handle: Any) -> bool:
