@@ -27,9 +27,9 @@ def _sequences(cu_seqlens, T, N, S, direction, own, BLOCK_S: tl.constexpr):
 
 
 @triton.jit
-def _at(row, unit, PARTS: tl.constexpr, H: tl.constexpr, D: tl.constexpr):
-    """Where in rows [PARTS, H, D] the first part of the program's head is, [units, rows]; the others follow H D numbers apart."""
-    return ((row * (PARTS * H) + tl.program_id(1)) * D)[None, :] + unit[:, None]
+def _at(row, place, WIDTH: tl.constexpr):
+    """Where in rows of WIDTH numbers, [units, rows]; ``place``: where in a row the first part of the program's head is, [units, 1]."""
+    return row[None, :] * WIDTH + place
 
 
 @triton.jit
@@ -71,9 +71,9 @@ def bias_of(bias, gate, turned, unit, COUNT: tl.constexpr, H: tl.constexpr, D: t
 
 
 @triton.jit
-def _inputs(x, row, unit, mask, CELL: tl.constexpr, MATRICES: tl.constexpr, H: tl.constexpr, D: tl.constexpr):
+def _inputs(x, row, place, mask, CELL: tl.constexpr, MATRICES: tl.constexpr, H: tl.constexpr, D: tl.constexpr):
     """x, or gates, of a step in the order of the gates of R; GRU: the candidate's last, and in the place of the first something."""
-    g0, g1, g2, g3 = _load(x, _at(row, unit, MATRICES, H, D), mask, MATRICES, H * D)
+    g0, g1, g2, g3 = _load(x, _at(row, place, MATRICES * H * D), mask, MATRICES, H * D)
     if CELL == "gru":
         return g0, g0, g1, g2
     else:
@@ -100,11 +100,12 @@ def nonlinear_rnn_forward(
     """
     sequence, exists, first, step, length, inputs, outputs, turned = _sequences(cu_seqlens, T, N, S, direction, own, BLOCK_S)
     unit = tl.arange(0, BLOCK_D)
-    inside = (unit < D)[:, None] & exists[None, :]
+    place, exist = (tl.program_id(1) * D + unit)[:, None], (unit < D)[:, None]
+    inside = exist & exists[None, :]
     kind: tl.constexpr = x.dtype.element_ty
     half = (S * (tl.num_programs(0) // tl.cdiv(S, BLOCK_S))).to(tl.int64) * (H * D)
     zero = tl.zeros([BLOCK_D, BLOCK_S], tl.float32)
-    now, c, n, m = _load(state, _at(sequence, unit, STATES, H, D), inside, STATES, H * D)
+    now, c, n, m = _load(state, _at(sequence, place, STATES * H * D), inside, STATES, H * D)
     b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0
     if bias is not None:
         b0 = bias_of(bias, 0, turned, unit, BIASES, H, D)[:, None]
@@ -120,20 +121,20 @@ def nonlinear_rnn_forward(
         if MATRICES > 3:
             r3 = matrix(R, 3, turned, unit[:, None], unit[None, :], MATRICES, H, D).to(kind)
     else:
-        tl.store(exchange + _at(sequence, unit, 1, H, D), now, mask=inside)
+        tl.store(exchange + _at(sequence, place, H * D), now, mask=inside)
     row = row_at(index, first, length > 0)
     if PREFETCH:
-        x0, x1, x2, x3 = _inputs(x, row + inputs, unit, (unit < D)[:, None] & (length > 0)[None, :], CELL, MATRICES, H, D)
+        x0, x1, x2, x3 = _inputs(x, row + inputs, place, exist & (length > 0)[None, :], CELL, MATRICES, H, D)
     for t in range(0, tl.max(length, 0)):
         here = (t < length)[None, :]
-        mask = (unit < D)[:, None] & here
+        mask = exist & here
         g0, g1, g2, g3 = zero + b0, zero + b1, zero + b2, zero + b3
         this = row
         row = row_at(index, first + step * (t + 1), t + 1 < length)
         if PREFETCH:
             g0, g1, g2, g3 = _added(x0, x1, x2, x3, g0, g1, g2, g3, CELL)
-            after = (unit < D)[:, None] & (t + 1 < length)[None, :]
-            x0, x1, x2, x3 = _inputs(x, row + inputs, unit, after, CELL, MATRICES, H, D)
+            after = exist & (t + 1 < length)[None, :]
+            x0, x1, x2, x3 = _inputs(x, row + inputs, place, after, CELL, MATRICES, H, D)
         if TILE == BLOCK_D:
             operand = now.to(kind)
             g0 = tl.dot(r0, operand, g0, input_precision=PRECISION)
@@ -146,7 +147,7 @@ def nonlinear_rnn_forward(
             tl.debug_barrier()
             for k in range(0, D, TILE):
                 into = k + tl.arange(0, TILE)
-                at = _at(sequence, into, 1, H, D)
+                at = _at(sequence, (tl.program_id(1) * D + into)[:, None], H * D)
                 operand = tl.load(exchange + (t % 2) * half + at, mask=(into < D)[:, None] & exists[None, :], other=0.0)
                 g0 = tl.dot(matrix(R, 0, turned, unit[:, None], into[None, :], MATRICES, H, D), operand, g0, input_precision=PRECISION)
                 if MATRICES > 1:
@@ -158,32 +159,32 @@ def nonlinear_rnn_forward(
                     r3 = matrix(R, 3, turned, unit[:, None], into[None, :], MATRICES, H, D)
                     g3 = tl.dot(r3, operand, g3, input_precision=PRECISION)
         if not PREFETCH:
-            x0, x1, x2, x3 = _inputs(x, this + inputs, unit, mask, CELL, MATRICES, H, D)
+            x0, x1, x2, x3 = _inputs(x, this + inputs, place, mask, CELL, MATRICES, H, D)
             g0, g1, g2, g3 = _added(x0, x1, x2, x3, g0, g1, g2, g3, CELL)
         if before is not None:
-            _store(before, _at(this + outputs, unit, STATES - 1, H, D), mask, c, n, m, m, STATES - 1, H * D)
+            _store(before, _at(this + outputs, place, (STATES - 1) * H * D), mask, c, n, m, m, STATES - 1, H * D)
         new, new_c, new_n, new_m = ahead(CELL, g0, g1, g2, g3, now, c, n, m)
         now, c, n, m = tl.where(here, new, now), tl.where(here, new_c, c), tl.where(here, new_n, n), tl.where(here, new_m, m)
-        tl.store(y + _at(this + outputs, unit, 1, H, D), now, mask=mask)
+        tl.store(y + _at(this + outputs, place, H * D), now, mask=mask)
         if TILE != BLOCK_D:
-            tl.store(exchange + ((t + 1) % 2) * half + _at(sequence, unit, 1, H, D), now, mask=inside)
-    _store(final, _at(sequence, unit, STATES, H, D), inside, now, c, n, m, STATES, H * D)
+            tl.store(exchange + ((t + 1) % 2) * half + _at(sequence, place, H * D), now, mask=inside)
+    _store(final, _at(sequence, place, STATES * H * D), inside, now, c, n, m, STATES, H * D)
 
 
 @triton.jit
 def _kept(
-    gates, inner, earlier, before, grad_y, row, unit, mask,
+    gates, inner, earlier, before, grad_y, row, place, mask,
     CELL: tl.constexpr, MATRICES: tl.constexpr, STATES: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """What the backward reads of a step: gates, states before it, and the gradient of y; what a cell lacks is another's."""
-    at = _at(row, unit, 1, H, D)
+    at = _at(row, place, H * D)
     dy = tl.load(grad_y + at, mask=mask, other=0.0)
     y, c, n, m = dy, dy, dy, dy
-    g0, g1, g2, g3 = _inputs(gates, row, unit, mask, CELL, MATRICES, H, D)
+    g0, g1, g2, g3 = _inputs(gates, row, place, mask, CELL, MATRICES, H, D)
     if CELL == "gru":
         g0, y = tl.load(inner + at, mask=mask, other=0.0), tl.load(earlier + at, mask=mask, other=0.0)
     if STATES > 1:
-        c, n, m, _ = _load(before, _at(row, unit, STATES - 1, H, D), mask, STATES - 1, H * D)
+        c, n, m, _ = _load(before, _at(row, place, (STATES - 1) * H * D), mask, STATES - 1, H * D)
     return g0, g1, g2, g3, y, c, n, m, dy
 
 
@@ -197,10 +198,11 @@ def nonlinear_rnn_backward(
     gates before their functions, and afterwards their gradients; earlier: y before each step, [N, H, D], for the GRU."""
     sequence, exists, first, step, length, _, outputs, turned = _sequences(cu_seqlens, T, N, S, direction, own, BLOCK_S)
     unit = tl.arange(0, BLOCK_D)
-    inside = (unit < D)[:, None] & exists[None, :]
+    place, exist = (tl.program_id(1) * D + unit)[:, None], (unit < D)[:, None]
+    inside = exist & exists[None, :]
     kind: tl.constexpr = gates.dtype.element_ty
     tiles: tl.constexpr = (D + TILE - 1) // TILE
-    dy, dc, dn, dm = _load(grad_final, _at(sequence, unit, STATES, H, D), inside, STATES, H * D)
+    dy, dc, dn, dm = _load(grad_final, _at(sequence, place, STATES * H * D), inside, STATES, H * D)
     if TILE == BLOCK_D:  # transposed: units of y are rows
         r0 = matrix(R, 0, turned, unit[None, :], unit[:, None], MATRICES, H, D).to(kind)
         if MATRICES > 1:
@@ -211,14 +213,14 @@ def nonlinear_rnn_backward(
     last = tl.max(length, 0) - 1
     row = row_at(index, first + step * last, last < length) + outputs
     if PREFETCH:
-        mask = (unit < D)[:, None] & ((last >= 0) & (last < length))[None, :]
-        x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, mask, CELL, MATRICES, STATES, H, D)
+        mask = exist & ((last >= 0) & (last < length))[None, :]
+        x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, place, mask, CELL, MATRICES, STATES, H, D)
     for i in range(0, last + 1):
         t = last - i
         here = (t < length)[None, :]
-        mask = (unit < D)[:, None] & here
+        mask = exist & here
         if not PREFETCH:
-            x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, mask, CELL, MATRICES, STATES, H, D)
+            x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, place, mask, CELL, MATRICES, STATES, H, D)
         d0, d1, d2, d3, new_dy, new_dc, new_dn, new_dm = back(
             CELL, x0.to(tl.float32), x1.to(tl.float32), x2.to(tl.float32), x3.to(tl.float32),
             y.to(tl.float32), c.to(tl.float32), n.to(tl.float32), m.to(tl.float32), dy + given.to(tl.float32), dc, dn, dm,
@@ -227,13 +229,15 @@ def nonlinear_rnn_backward(
         out = row
         row = row_at(index, first + step * (t - 1), (t >= 1) & (t - 1 < length)) + outputs
         if PREFETCH:  # on their way while this step's product is computed
-            there = (unit < D)[:, None] & ((t >= 1) & (t - 1 < length))[None, :]
-            x0, x1, x2, x3, y, c, n, m, given = _kept(gates, inner, earlier, before, grad_y, row, unit, there, CELL, MATRICES, STATES, H, D)
+            there = exist & ((t >= 1) & (t - 1 < length))[None, :]
+            x0, x1, x2, x3, y, c, n, m, given = _kept(
+                gates, inner, earlier, before, grad_y, row, place, there, CELL, MATRICES, STATES, H, D
+            )
         if CELL == "gru":
-            tl.store(inner + _at(out, unit, 1, H, D), d0, mask=mask)
-            _store(gates, _at(out, unit, 3, H, D), mask, d1, d2, d3, d3, 3, H * D)
+            tl.store(inner + _at(out, place, H * D), d0, mask=mask)
+            _store(gates, _at(out, place, 3 * H * D), mask, d1, d2, d3, d3, 3, H * D)
         else:
-            _store(gates, _at(out, unit, MATRICES, H, D), mask, d0, d1, d2, d3, MATRICES, H * D)
+            _store(gates, _at(out, place, MATRICES * H * D), mask, d0, d1, d2, d3, MATRICES, H * D)
         if TILE == BLOCK_D:
             dy = tl.dot(r0, tl.where(here, d0, 0.0).to(kind), dy, input_precision=PRECISION)
             if MATRICES > 1:
@@ -254,4 +258,4 @@ def nonlinear_rnn_backward(
                 operand = tl.load(source + at, mask=(of < D)[:, None] & here, other=0.0)
                 r = matrix(R, gate, turned, of[None, :], unit[:, None], MATRICES, H, D)
                 dy = tl.dot(r, operand, dy, input_precision=PRECISION)
-    _store(grad_state, _at(sequence, unit, STATES, H, D), inside, dy, dc, dn, dm, STATES, H * D)
+    _store(grad_state, _at(sequence, place, STATES * H * D), inside, dy, dc, dn, dm, STATES, H * D)
