@@ -130,6 +130,31 @@ def _ahead(
 
 
 @triton.jit
+def _from_state(
+    x, state, row, here, head, key,
+    H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BT, BK]: a tile of x [N, H, V] times the rows of a state [K, V]."""
+    found = tl.zeros([BT, BK], tl.float32)
+    for value in range(0, V, BV):
+        bx = load_tile(x, row, here, head, value, H, V, BV)
+        inner, inside = state_tile(key, value, K, V, BK, BV)
+        bs = tl.load(state + inner, mask=inside, other=0.0).to(bx.dtype)
+        found = tl.dot(bx, tl.trans(bs), found, input_precision=PRECISION)
+    return found
+
+
+@triton.jit
+def _across(kept, grad_kept, key, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """[BK]: product of the state before a chunk with the gradient of the one after it."""
+    found = tl.zeros([BK], tl.float32)
+    for value in range(0, V, BV):
+        inner, inside = state_tile(key, value, K, V, BK, BV)
+        found += tl.sum(tl.load(kept + inner, mask=inside, other=0.0) * tl.load(grad_kept + inner, mask=inside, other=0.0), 1)
+    return found
+
+
+@triton.jit
 def _entering(
     k, v, log_decay, grad_kept, head, key, start, end, first, step, index, inputs,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -139,12 +164,7 @@ def _entering(
     found = tl.zeros([BK], tl.float32)
     for begin in range(start, end, BT):
         row, here = rows_at(begin, end, first, step, index, BT)
-        grad = tl.zeros([BT, BK], tl.float32)
-        for value in range(0, V, BV):
-            bv = load_tile(v, row + inputs, here, head, value, H, V, BV)
-            inner, inside = state_tile(key, value, K, V, BK, BV)
-            later = tl.load(grad_kept + inner, mask=inside, other=0.0)
-            grad = tl.dot(bv, tl.trans(later.to(bv.dtype)), grad, input_precision=PRECISION)
+        grad = _from_state(v, grad_kept, row + inputs, here, head, key, H, K, V, BT, BK, BV, PRECISION)
         grad *= tl.exp(_behind(log_decay, begin, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY, PARTS))
         found += tl.sum(load_tile(k, row + inputs, here, head, key, H, K, BK).to(tl.float32) * grad, 0)
     return found
@@ -188,30 +208,18 @@ def _keys(
     for i in range(0, tiles):
         begin = start + (tiles - 1 - i) * BT
         row, here = rows_at(begin, end, first, step, index, BT)
-        gq, gk = tl.zeros([BT, BK], tl.float32), tl.zeros([BT, BK], tl.float32)
-        given = tl.zeros([BT, BT], tl.float32)  # gradient of the scores
-        across = tl.zeros([BK], tl.float32)  # product of the state before the chunk with the gradient of the one after it
-        for value in range(0, V, BV):
-            go = load_tile(grad_o, row + results, here, head, value, H, V, BV)
-            bv = load_tile(v, row + inputs, here, head, value, H, V, BV)
-            inner, inside = state_tile(key, value, K, V, BK, BV)
-            before = tl.load(kept + inner, mask=inside, other=0.0)
-            later = tl.load(grad_kept + inner, mask=inside, other=0.0)
-            if DECAY > 0:
-                across += tl.sum(before * later, 1)
-            given = tl.dot(go, tl.trans(bv), given, input_precision=PRECISION)
-            gq = tl.dot(go, tl.trans(before.to(go.dtype)), gq, input_precision=PRECISION)
-            gk = tl.dot(bv, tl.trans(later.to(bv.dtype)), gk, input_precision=PRECISION)
-        given *= scale
-        gq *= scale
-        bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
-        bk = load_tile(k, row + inputs, here, head, key, H, K, BK)
+        # one product after another, though rows are read twice: several at once take more registers than there are
+        given = _given(v, grad_o, scale, head, begin, begin, end, first, step, index, inputs, results, H, V, BT, BV, PRECISION)
         itself = tl.sum(tl.where(t[:, None] == t[None, :], given, 0.0), 1)[:, None]
         given = tl.where(t[:, None] > t[None, :], given, 0.0)
+        gq = _from_state(grad_o, kept, row + results, here, head, key, H, K, V, BT, BK, BV, PRECISION) * scale
+        gk = _from_state(v, grad_kept, row + inputs, here, head, key, H, K, V, BT, BK, BV, PRECISION)
+        bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
+        bk = load_tile(k, row + inputs, here, head, key, H, K, BK)
         if DECAY > 0:
             if i == 0:
                 whole = total_decay(log_decay, start, end, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY)
-                passing += across * tl.exp(whole)
+                passing += _across(kept, grad_kept, key, K, V, BK, BV) * tl.exp(whole)
             gq *= tl.exp(_ahead(log_decay, start, begin, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS))
             gk *= tl.exp(_behind(log_decay, begin, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY, PARTS))
             g = load_decay(log_decay, row + inputs, here, head, key, H, K, BK, DECAY)

@@ -42,9 +42,25 @@ def _tile(width: int, most: int) -> int:
     return min(max(16, 1 << (width - 1).bit_length()), most)
 
 
-def _tiles(constants: Constants, chunk: int, keys: int, values: int, warps: tuple[int, ...]) -> list[Config]:
-    sizes = {"CHUNK": chunk, "BT": 64, "BK": _tile(constants["K"], keys), "BV": _tile(constants["V"], values)}
-    return [Config({**constants, **sizes}, warps=number) for number in warps]
+def _tiles(constants: Constants, chunk: int, half: bool, *choices: tuple[int, int, int, int]) -> list[Config]:
+    """``choices``: steps, largest widths of tiles of keys and of values, warps. Rows of loops are loaded ahead only in half types, whose
+    products take few registers: those of float32 are three of split numbers."""
+    found: dict[tuple, Config] = {}
+    for steps, keys, values, warps in choices:
+        sizes = {"CHUNK": chunk, "BT": steps, "BK": _tile(constants["K"], keys), "BV": _tile(constants["V"], values)}
+        config = Config({**constants, **sizes}, warps, 2 if half else 1)
+        found.setdefault(config.key(), config)
+    return list(found.values())
+
+
+def _gradient_tiles(constants: Constants, half: bool) -> list[Config]:
+    """Small tiles where a tile does more: with one decay per key, and in float32. All have the same width of keys, by which parts of the
+    gradient of one decay per head are numbered."""
+    if not half:
+        return _tiles(constants, CHUNK, half, (16, 32, 16, 4), (16, 32, 32, 4))
+    if constants["DECAY"] == 2:
+        return _tiles(constants, CHUNK, half, (16, 32, 64, 4), (64, 32, 32, 8))
+    return _tiles(constants, CHUNK, half, (64, 64, 64, 8), (64, 64, 32, 8))
 
 
 def _parts(c: Constants) -> tuple[int, int]:
@@ -68,10 +84,14 @@ def _gated_linear(
     spans, constants = Spans.of(q, cu_seqlens, index, direction, own), _constants(q, v, log_decay, bonus)
     o, final, kept = v.new_empty(*spans.output(v), *v.shape[2:]), torch.empty_like(state), state.new_empty(_kept_shape(spans, state))
     _launch_states(spans, constants, k, v, log_decay, state, kept, final, 1.0, backward=False)
+    half = q.dtype != torch.float32
+    tiles = _tiles(
+        constants, CHUNK, half, *(((64, 64, 64, 8), (64, 64, 64, 4), (32, 64, 64, 4)) if half else ((32, 32, 32, 4), (16, 32, 32, 4)))
+    )
     launch(
         "gated_linear.triton_kernels.outputs", lambda c: (len(kept) * (c["CHUNK"] // c["BT"]), c["H"], _parts(c)[1]),
         {"q": q, "k": k, "v": v, "log_decay": log_decay, "bonus": bonus, "kept": kept, "o": o, "scale": scale, **spans.arguments()},
-        _tiles(constants, CHUNK, 64, 64, (4, 8)), flops=2 * o.numel() * (q.shape[3] + CHUNK) + 2 * o[..., 0].numel() * CHUNK * q.shape[3],
+        tiles, flops=2 * o.numel() * (q.shape[3] + CHUNK) + 2 * o[..., 0].numel() * CHUNK * q.shape[3],
     )  # fmt: skip
     return o, final, kept if keep else state.new_empty(0)
 
@@ -84,10 +104,12 @@ def _launch_states(
     spans: Spans, constants: Constants, x: Tensor, y: Tensor, log_decay: Tensor | None, state: Tensor, kept: Tensor, final: Tensor,
     scale: float, backward: bool,
 ) -> None:  # fmt: skip
+    half = x.dtype != torch.float32
+    choices = ((64, 64, 64, 8), (64, 64, 64, 4), (64, 32, 32, 4)) if half else ((32, 32, 32, 4), (16, 32, 32, 4))
     launch(
         "gated_linear.triton_kernels.states", lambda c: (spans.sequences, c["H"], _parts(c)[0] * _parts(c)[1]),
         {"x": x, "y": y, "log_decay": log_decay, "state": state, "kept": kept, "final": final, "scale": scale, **spans.arguments()},
-        _tiles({**constants, "BACKWARD": backward}, CHUNK, 64, 64, (4, 8)),
+        _tiles({**constants, "BACKWARD": backward}, CHUNK, half, *choices),
         flops=2 * spans.N * spans.directions * state.shape[1:].numel(),
     )  # fmt: skip
 
@@ -110,7 +132,7 @@ def _gated_linear_backward(
     _launch_states(spans, constants, q, grad_o, log_decay, grad_final, grad_kept, grad_state, scale, backward=True)
     batch = spans.output(q)
     grad_q, grad_k, grad_v = (value.new_empty(*batch, *value.shape[2:]) for value in (q, k, v))
-    candidates = _tiles(constants, CHUNK, 64, 64, (4, 8))
+    candidates = _gradient_tiles(constants, q.dtype != torch.float32)
     parts = _parts(candidates[0].constants)[0]
     many = constants["DECAY"] == 1 and parts > 1
     grad_decay = _nothing(q) if log_decay is None else log_decay.new_empty(
