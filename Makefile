@@ -15,7 +15,7 @@ PYTEST := $(HEAP) OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 SOURCES := $(wildcard kernels/native/*.cpp kernels/native/*.h)
 NATIVE := kernels/native/libvisionrnn_baseline.so
 
-.PHONY: install demo demo-full test test-slow lint bench aot wheel clean
+.PHONY: install demo demo-full test test-slow test-gpu lint bench aot wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP) $(if $(shell command -v $${CXX:-g++} c++ clang++),$(NATIVE))
@@ -45,6 +45,13 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+TRITON_TESTS := tests/kernels/test_triton.py tests/kernels/test_triton_gpu.py tests/kernels/test_triton_compile.py \
+	tests/kernels/test_triton_refusals.py tests/kernels/test_rows.py tests/backbones/test_lion_triton.py
+
+test-gpu: install  # the kernels on the GPU that is there, slow cases and real lengths too; then their times
+	$(PYTEST) $(TRITON_TESTS)
+	$(BIN)/python tools/benchmark.py gpu $(BENCH)
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 python tools/benchmark.py kernels [--op NAME ...] [--backend NAME ...] [--peers]
 python tools/benchmark.py lion [--operator NAME ...] [--threads 2] [--profile]      the whole backbone against a plain PyTorch port
+python tools/benchmark.py gpu [--op NAME ...] [--dtype bf16] [--tune]                Triton kernels on a GPU, beside flash-linear-attention
 python tools/benchmark.py models [--group NAME ...] [--models NAME ...] [--full]    image classifiers beside timm's
 """
 
@@ -27,7 +28,7 @@ from visionrnn.testing import SAMPLES, Sample, error
 
 REFERENCE_STEPS = 2048  # the reference in float64 is compared on this many steps at most
 WRONG = 1e-4
-OTHERS = ("lion", "models")  # have options of their own, in benchmark_lion.py and benchmark_models.py
+OTHERS = ("gpu", "lion", "models")  # have options of their own, in benchmark_gpu.py and so on
 
 # Operations of the recurrence itself per batch entry, step and head, as (K, V) -> number; an exponential counts as 14.
 OPERATIONS: dict[str, Callable[[int, int], float]] = {

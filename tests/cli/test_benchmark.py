@@ -35,6 +35,7 @@ def test_one_form_with_a_plain_pytorch_peer():
         (("--backend", "fast"), "unknown --backend ['fast']"),
         (("--peers", "lion"), "lion has options of its own and comes first"),
         (("lion", "--operator", "galaxy"), "invalid choice: 'galaxy'"),
+        (("gpu", "--op", "galaxy"), "invalid choice: 'galaxy'"),
         (("models", "--group", "galaxy"), "invalid choice: 'galaxy'"),
         (("models", "--models", "galaxy"), "unknown model 'galaxy'"),
     ],

@@ -75,6 +75,15 @@ def operator(name: str, which: Scene) -> dict[str, Any]:
     return {"type": name, "backend": "triton", **options}
 
 
+GATHERS, INDEX = 3, 8  # of a layer in copies: rows → first scan → second scan → rows; bytes of a number in an order
+
+
+def saved_bytes(voxels: int, channels: int, size: int = 4) -> tuple[int, int]:
+    """Bytes of memory traffic of a layer's gathered copies, each row read and written and its place in the order read, and bytes that
+    kernels read instead, which find rows through the order: that before and that behind the scans of both blocks."""
+    return GATHERS * voxels * (2 * channels * size + INDEX), 2 * 2 * voxels * INDEX
+
+
 def _again(voxels: Voxels) -> Voxels:
     """Nothing computed from the coordinates before is used."""
     return Voxels(voxels.features, voxels.coords, voxels.spatial_shape, voxels.counts)
@@ -135,10 +144,9 @@ def recurrence(title: str, sample: str, gradients: bool, **sizes: int) -> Case:
 
     def call(dtype: str) -> Callable[[], Any]:
         inputs = SAMPLES[sample].inputs(dtype=TYPES[dtype], **sizes)
-        named = {name: value for name, value in inputs.items() if name not in SAMPLES[sample].states}  # none: they start from zero
         if not gradients:
-            return lambda: SAMPLES[sample].call(**named, **SAMPLES[sample].options, backend="triton")
-        return lambda: SAMPLES[sample].call(**named, **SAMPLES[sample].options, backend="triton").sum().backward()
+            return lambda: SAMPLES[sample].call(**inputs, **SAMPLES[sample].options, backend="triton")
+        return lambda: SAMPLES[sample].call(**inputs, **SAMPLES[sample].options, backend="triton").sum().backward()
 
     return Case(f"{title}, {sample}" + (", forward + backward" if gradients else ""), call, gradients)
 
