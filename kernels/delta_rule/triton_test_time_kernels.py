@@ -4,7 +4,8 @@ head; what it answers to queries is computed afterwards, a program per chunk and
     z = K W + b of each mini-batch, with W, b as it begins;  G: the gradients at z;  W ← W - Kᵀ diag(end) G
     u = Q W + b - (coefficients ∘ (Q Kᵀ + 1)) G of each chunk, with W, b as it begins
 
-q, k, v, o: [N, H, D]; z, u: the same in float32; rate: [N, H]; kept_weight, kept_bias: W, b at the beginning of each chunk.
+q, k, v, o, gradient: [N, H, D]; z, u: the same in float32, None where no backward follows; rate: [N, H]; kept_weight, kept_bias: W, b at
+the beginning of each chunk.
 W lies in registers where one tile BK x BD of it is the whole; otherwise it is worked on in memory, tile by tile.
 """
 
@@ -26,7 +27,7 @@ def copy(source, target, column, D: tl.constexpr, BD: tl.constexpr, BK: tl.const
 
 @kernel
 def ttt_states(
-    k, v, rate, norm_weight, norm_bias, token_scale, weight, bias, z, kept_weight, kept_bias, final_weight, final_bias,
+    k, v, rate, norm_weight, norm_bias, token_scale, weight, bias, gradient, z, kept_weight, kept_bias, final_weight, final_bias,
     cu_seqlens, index, T, N, S, direction, own, eps,
     H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, L: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr,
@@ -72,20 +73,22 @@ def ttt_states(
                 part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
                 old = tl.load(final_weight + at, mask=mask, other=0.0)
                 at_keys += tl.dot(part, old.to(part.dtype), input_precision=PRECISION)
-        store_rows(z, at_keys, row + outputs, here, head, column, H, D)
-        gradient, _, _, _ = inner_gradient(at_keys, target, scale, shift, here, inside, eps, D)
+        if z is not None:
+            store_rows(z, at_keys, row + outputs, here, head, column, H, D)
+        found, _, _, _ = inner_gradient(at_keys, target, scale, shift, here, inside, eps, D)
+        store_rows(gradient, found, row + outputs, here, head, column, H, D)
         _, _, end, _, _, _, _ = rates(rate, token_scale + apart * M, index, first, step, length, inputs, t, here, head, H, M, LATE)
-        gradient *= end[:, None]
-        b -= tl.sum(gradient, 0)
+        found *= end[:, None]
+        b -= tl.sum(found, 0)
         if BK == BD:
-            w -= tl.dot(tl.trans(keys), gradient.to(keys.dtype), input_precision=PRECISION)
+            w -= tl.dot(tl.trans(keys), found.to(keys.dtype), input_precision=PRECISION)
         else:
             tl.debug_barrier()
             for tile in range(0, BD, BK):
                 at, mask = matrix(tile + tl.arange(0, BK), column, D)
                 part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
                 old = tl.load(final_weight + at, mask=mask, other=0.0)
-                new = old - tl.dot(tl.trans(part), gradient.to(part.dtype), input_precision=PRECISION)
+                new = old - tl.dot(tl.trans(part), found.to(part.dtype), input_precision=PRECISION)
                 tl.store(final_weight + at, new, mask=mask)
             tl.debug_barrier()
     tl.store(final_bias + at_state * D + column, b, mask=inside)
@@ -95,12 +98,12 @@ def ttt_states(
 
 @kernel
 def ttt_outputs(
-    q, k, v, rate, norm_weight, norm_bias, token_scale, z, kept_weight, kept_bias, o, u,
+    q, k, rate, norm_weight, norm_bias, token_scale, gradient, kept_weight, kept_bias, o, u,
     cu_seqlens, index, T, N, S, direction, own, eps,
     H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, L: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
     BL: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: slots of both directions × heads. u may be None."""
+    """Grid: slots of both directions × heads."""
     slot, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slots = tl.num_programs(0) // tl.where(direction == 2, 2, 1)
     turned = tl.program_id(0) // slots
@@ -128,12 +131,8 @@ def ttt_outputs(
         answers += tl.dot(queries, w.to(queries.dtype), input_precision=PRECISION)
     key, query, end, _, _, _, _ = rates(rate, token_scale + apart * M, index, first, step, length, inputs, t, here, head, H, M, LATE)
     scores *= coefficients(key, query, end, r, M)
-    target = load_rows(v, row + inputs, here, head, column, H, D).to(tl.float32)
-    target -= load_rows(k, row + inputs, here, head, column, H, D).to(tl.float32)
-    at_keys = load_rows(z, row + outputs, here, head, column, H, D)
-    gradient, _, _, _ = inner_gradient(at_keys, target, scale, shift, here, inside, eps, D)
-    low = q.dtype.element_ty
-    answers -= tl.dot(scores.to(low), gradient.to(low), input_precision=PRECISION)
+    found = load_rows(gradient, row + outputs, here, head, column, H, D)
+    answers -= tl.dot(scores.to(found.dtype), found, input_precision=PRECISION)
     answers += tl.load(kept_bias + (slot * H + head) * D + column, mask=inside, other=0.0)[None, :]
     if u is not None:
         store_rows(u, answers, row + outputs, here, head, column, H, D)

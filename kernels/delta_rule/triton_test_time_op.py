@@ -39,37 +39,45 @@ def ttt_linear_fla(*arguments: Tensor, **named: Any) -> tuple[Tensor, Tensor, Te
     return ttt_linear(*arguments, **named, late=True)
 
 
-def _chunk(width: int, size: int) -> int:
-    """Steps of a chunk: mini-batches that make up 64 steps, or 32 where rows are so wide that registers hold no more of them."""
-    return size * max(1, (64 if width <= 128 else 32) // size)
+def _chunk(size: int) -> int:
+    """Steps of a chunk: mini-batches that make up 32 steps, so many that registers hold their rows twice over, or one longer one."""
+    return size * max(1, 32 // size)
 
 
 def _power(number: int) -> int:
     return max(LEAST, 1 << (number - 1).bit_length())
 
 
-def _run(kernel: str, spans: Spans, q: Tensor, token_scale: Tensor, eps: float, late: bool, arguments: dict[str, Any], work: float) -> None:
+def _run(kernel: str, spans: Spans, q: Tensor, token_scale: Tensor, late: bool, arguments: dict[str, Any], work: float) -> None:
     """``work``: floating-point operations of a step of a head. Kernels over states have a program per sequence, the others per chunk."""
     heads, width = q.shape[2:]
     size, states = token_scale.shape[-1], kernel.endswith("states")
-    chunk, block = _chunk(width, size), _power(width)
+    chunk, block = _chunk(size), _power(width)
     constants = {
-        "H": heads, "D": width, "M": size, "L": chunk, "LATE": late, "PRECISION": product_precision(), "BD": block,
-        **({} if states else {"BL": _power(chunk)}), **({} if kernel.endswith("outputs") else {"BM": _power(size)}),
+        "H": heads, "D": width, "M": size, "L": chunk, "LATE": late, "PRECISION": product_precision(),
+        **({} if kernel.endswith("inputs") else {"BD": block}), **({} if states else {"BL": _power(chunk)}),
+        **({} if kernel.endswith("outputs") else {"BM": _power(size)}),
     }  # fmt: skip
     launch(
         kernel, lambda c: (spans.sequences if states else spans.slots(chunk) * spans.directions, heads),
-        {"eps": eps, "token_scale": token_scale, **arguments, **spans.arguments()},
-        [Config({**constants, "BK": tile}, warps, stages) for tile, warps, stages in _tiles(block, states)],
+        {"token_scale": token_scale, **arguments, **spans.arguments()},
+        [Config({**constants, "BK": tile}, warps, stages) for tile, warps, stages in _tiles(block, kernel, q.dtype == torch.float32)],
         flops=work * spans.N * spans.directions * heads,
     )  # fmt: skip
 
 
-def _tiles(block: int, states: bool) -> list[tuple[int, int, int]]:
-    """Rows of a matrix [D, D] worked on at once, warps, stages. Kernels over states keep the matrix in registers up to 64 channels."""
-    if block <= 64:
-        return [(block, 4, 1), (block, 8, 1), (block, 2, 1)]
-    return [(32, 8, 1), (16, 8, 1), (64, 8, 1)]
+def _tiles(block: int, kernel: str, wide: bool) -> list[tuple[int, int, int]]:
+    """Rows of a matrix [D, D] worked on at once, warps, stages; ``wide``: products of float32, whose operands take more registers.
+
+    Kernels over states keep the matrix in registers up to 64 channels. Of the others few registers let more programs run at once.
+    """
+    if kernel.endswith("states"):
+        return [(block, 8, 1), *([] if wide else [(block, 4, 1)])] if block <= 64 else [(32, 8, 1), (16, 8, 1)]
+    if block > 64:
+        return [(16, 8, 1), (16, 4, 1)]
+    if wide:
+        return [(16, 4, 1)]
+    return [(16, 4, 1), (16, 2, 1)] if kernel.endswith("inputs") else [(min(block, 32), 4, 1), (16, 4, 1), (16, 2, 1)]
 
 
 @torch.library.custom_op("visionrnn::triton_ttt_linear", mutates_args=(), device_types=("cpu", "cuda"))
@@ -77,26 +85,27 @@ def _ttt_linear(
     q: Tensor, k: Tensor, v: Tensor, learning_rate: Tensor, norm_weight: Tensor, norm_bias: Tensor, token_scale: Tensor, weight: Tensor,
     bias: Tensor, cu_seqlens: Optional[Tensor], index: Optional[Tensor],  # noqa: UP045
     eps: float, late: bool, direction: int, own: bool, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output, final weight and bias; with ``keep`` what the backward needs: z, u and the weight at the beginning of each chunk."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Output, final weight and bias; with ``keep`` what the backward needs: z, u, the weight at the beginning of each chunk and the inner
+    gradients."""
     spans, (width, size) = Spans.of(q, cu_seqlens, index, direction, own), (q.shape[3], token_scale.shape[-1])
     o, final_weight, final_bias = q.new_empty(*spans.output(q), *q.shape[2:]), torch.empty_like(weight), torch.empty_like(bias)
-    z, kept_weight, kept_bias = weight.new_empty(o.shape), *_kept(spans, weight, bias, size)
-    u = torch.empty_like(z) if keep else None
-    shared = {"k": k, "v": v, "rate": learning_rate, "norm_weight": norm_weight, "norm_bias": norm_bias, "z": z}
+    gradient, (kept_weight, kept_bias) = torch.empty_like(o), _kept(spans, weight, bias, size)
+    z, u = (weight.new_empty(o.shape) if keep else None for _ in range(2))
+    shared = {"k": k, "rate": learning_rate, "norm_weight": norm_weight, "norm_bias": norm_bias, "gradient": gradient, "eps": eps}
     shared |= {"kept_weight": kept_weight, "kept_bias": kept_bias}
-    states = {"weight": weight, "bias": bias, "final_weight": final_weight, "final_bias": final_bias}
-    _run(FORWARD + "ttt_states", spans, q, token_scale, eps, late, {**shared, **states}, 4 * width**2)
-    scores = 4 * width * _chunk(width, size)
-    _run(FORWARD + "ttt_outputs", spans, q, token_scale, eps, late, {**shared, "q": q, "o": o, "u": u}, 2 * width**2 + scores)
-    if u is None:
-        return o, final_weight, final_bias, weight.new_empty(0), weight.new_empty(0), weight.new_empty(0)
-    return o, final_weight, final_bias, z, u, kept_weight
+    states = {"v": v, "weight": weight, "bias": bias, "final_weight": final_weight, "final_bias": final_bias, "z": z}
+    _run(FORWARD + "ttt_states", spans, q, token_scale, late, {**shared, **states}, 4 * width**2)
+    scores = 4 * width * _chunk(size)
+    _run(FORWARD + "ttt_outputs", spans, q, token_scale, late, {**shared, "q": q, "o": o, "u": u}, 2 * width**2 + scores)
+    if z is None or u is None:
+        return o, final_weight, final_bias, weight.new_empty(0), weight.new_empty(0), weight.new_empty(0), q.new_empty(0)
+    return o, final_weight, final_bias, z, u, kept_weight, gradient
 
 
 def _kept(spans: Spans, weight: Tensor, bias: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Room for weight and bias of each chunk."""
-    slots = spans.slots(_chunk(weight.shape[-1], size)) * spans.directions
+    slots = spans.slots(_chunk(size)) * spans.directions
     return weight.new_empty(slots, *weight.shape[1:]), bias.new_empty(slots, *bias.shape[1:])
 
 
@@ -108,13 +117,13 @@ def _(
     o = q.new_empty(*spans.output(q), *q.shape[2:])
     z = weight.new_empty(o.shape if keep else (0,))
     kept = _kept(spans, weight, bias, token_scale.shape[-1])[0] if keep else torch.empty_like(z)
-    return o, torch.empty_like(weight), torch.empty_like(bias), z, torch.empty_like(z), kept
+    return o, torch.empty_like(weight), torch.empty_like(bias), z, torch.empty_like(z), kept, q.new_empty(z.shape)
 
 
 @torch.library.custom_op("visionrnn::triton_ttt_linear_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _ttt_linear_backward(
     grad_o: Tensor, grad_weight: Tensor, grad_bias: Tensor, q: Tensor, k: Tensor, v: Tensor, learning_rate: Tensor, norm_weight: Tensor,
-    norm_bias: Tensor, token_scale: Tensor, z: Tensor, u: Tensor, kept_weight: Tensor,
+    norm_bias: Tensor, token_scale: Tensor, z: Tensor, u: Tensor, kept_weight: Tensor, gradient: Tensor,
     cu_seqlens: Optional[Tensor], index: Optional[Tensor],  # noqa: UP045
     eps: float, late: bool, direction: int, own: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -126,23 +135,25 @@ def _ttt_linear_backward(
     first = {"grad_first_weight": torch.empty_like(grad_weight), "grad_first_bias": torch.empty_like(grad_bias)}
     kept_grad_weight, kept_grad_bias = _kept(spans, grad_weight, grad_bias, size)
     grad_scale = z.new_empty(len(kept_grad_weight), heads, size)
-    shared = {
-        "q": q, "k": k, "v": v, "rate": learning_rate, "norm_weight": norm_weight, "norm_bias": norm_bias, "z": z, "u": u,
-        "grad_o": grad_o.contiguous(), "grad_z": torch.empty_like(z), "grad_v": timed["grad_v"],
-    }  # fmt: skip
+    to_answers, to_keys = torch.empty_like(gradient), torch.empty_like(gradient)
+    shared = {"q": q, "k": k, "rate": learning_rate, "grad_o": grad_o.contiguous(), "grad_u": to_answers, "grad_z": to_keys}
     states = {
-        **shared, **norms, **first, "grad_weight": grad_weight.contiguous(), "grad_bias": grad_bias.contiguous(),
+        **shared, **norms, **first, "v": v, "norm_weight": norm_weight, "norm_bias": norm_bias, "z": z, "u": u, "grad_v": timed["grad_v"],
+        "grad_weight": grad_weight.contiguous(), "grad_bias": grad_bias.contiguous(), "eps": eps,
         "kept_weight": kept_grad_weight, "kept_bias": kept_grad_bias,
     }  # fmt: skip
-    _run(BACKWARD + "ttt_backward_states", spans, q, token_scale, eps, late, states, 6 * width**2 + 4 * size * width)
-    inputs = {**shared, **timed, "kept_weight": kept_weight, "kept_grad_weight": kept_grad_weight, "kept_grad_bias": kept_grad_bias}
-    work = 6 * width**2 + 14 * width * _chunk(width, size)
-    _run(BACKWARD + "ttt_backward_inputs", spans, q, token_scale, eps, late, {**inputs, "grad_scale": grad_scale}, work)
-    sums = [_summed(value, spans) for value in norms.values()]
-    return (
-        *(spans.summed(value) for value in (timed["grad_q"], timed["grad_k"], timed["grad_v"], timed["grad_rate"])), *sums,
-        _summed(grad_scale.sum(1), spans), *first.values(),
-    )  # fmt: skip
+    _run(BACKWARD + "ttt_backward_states", spans, q, token_scale, late, states, 6 * width**2 + 4 * size * width)
+    inputs = {
+        **shared, **timed, "gradient": gradient, "kept_weight": kept_weight, "kept_grad_weight": kept_grad_weight,
+        "kept_grad_bias": kept_grad_bias, "grad_scale": grad_scale, "width": width,
+    }  # fmt: skip
+    work = 6 * width**2 + 14 * width * _chunk(size)
+    _run(BACKWARD + "ttt_backward_inputs", spans, q, token_scale, late, inputs, work)
+    grad_q, grad_k, grad_v, grad_rate = map(spans.summed, timed.values())
+    grad_norm_weight, grad_norm_bias = (_summed(value, spans) for value in norms.values())
+    grad_scale = _summed(grad_scale.sum(1), spans)
+    grad_weight, grad_bias = first.values()
+    return grad_q, grad_k, grad_v, grad_rate, grad_norm_weight, grad_norm_bias, grad_scale, grad_weight, grad_bias
 
 
 def _summed(parts: Tensor, spans: Spans) -> Tensor:
