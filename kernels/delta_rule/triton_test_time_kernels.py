@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import chunk_of, kernel, row_at, span
-from .triton_test_time_tiles import coefficients, first_slot, inner_gradient, load_rows, matrix, normal, rates, store_rows
+from .triton_test_time_tiles import coefficients, dot_whole, first_slot, inner_gradient, load_rows, matrix, normal, rates, store_rows
 
 
 @triton.jit
@@ -65,14 +65,14 @@ def ttt_states(
         keys = load_rows(k, row + inputs, here, head, column, H, D)
         target = load_rows(v, row + inputs, here, head, column, H, D).to(tl.float32) - keys.to(tl.float32)
         if BK == BD:
-            at_keys = tl.dot(keys, w.to(keys.dtype), input_precision=PRECISION) + b[None, :]
+            at_keys = dot_whole(keys, w, PRECISION) + b[None, :]
         else:
             at_keys = tl.zeros([BM, BD], tl.float32) + b[None, :]
             for tile in range(0, BD, BK):
                 at, mask = matrix(tile + tl.arange(0, BK), column, D)
                 part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
                 old = tl.load(final_weight + at, mask=mask, other=0.0)
-                at_keys += tl.dot(part, old.to(part.dtype), input_precision=PRECISION)
+                at_keys += dot_whole(part, old, PRECISION)
         if z is not None:
             store_rows(z, at_keys, row + outputs, here, head, column, H, D)
         found, _, _, _ = inner_gradient(at_keys, target, scale, shift, here, inside, eps, D)
@@ -128,7 +128,7 @@ def ttt_outputs(
         at, mask = matrix(part, column, D)
         w = tl.load(kept_weight + (slot * H + head) * D * D + at, mask=mask, other=0.0)
         scores += tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-        answers += tl.dot(queries, w.to(queries.dtype), input_precision=PRECISION)
+        answers += dot_whole(queries, w, PRECISION)
     key, query, end, _, _, _, _ = rates(rate, token_scale + apart * M, index, first, step, length, inputs, t, here, head, H, M, LATE)
     scores *= coefficients(key, query, end, r, M)
     found = load_rows(gradient, row + outputs, here, head, column, H, D)

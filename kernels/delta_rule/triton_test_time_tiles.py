@@ -86,3 +86,13 @@ def coefficients(key, query, end, r, M: tl.constexpr):
     i, j = r[:, None] // M, r[None, :] // M
     same = (i == j) & (r[None, :] <= r[:, None])
     return tl.where(same, query[:, None] * key[None, :], 0.0) + tl.where(j < i, end[None, :], 0.0)
+
+
+@triton.jit
+def dot_whole(low, value, PRECISION: tl.constexpr):
+    """low @ value, a float32 matrix that is too precise for the type of ``low``: in two parts, of which a half type keeps 16 bits or more."""
+    high = value.to(low.dtype)
+    found = tl.dot(low, high, input_precision=PRECISION)
+    if low.dtype != tl.float32:
+        found += tl.dot(low, (value - high.to(tl.float32)).to(low.dtype), input_precision=PRECISION)
+    return found
