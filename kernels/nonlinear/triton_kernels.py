@@ -225,7 +225,7 @@ def nonlinear_rnn_backward(
             CELL, x0.to(tl.float32), x1.to(tl.float32), x2.to(tl.float32), x3.to(tl.float32),
             y.to(tl.float32), c.to(tl.float32), n.to(tl.float32), m.to(tl.float32), dy + given.to(tl.float32), dc, dn, dm,
         )  # fmt: skip
-        dy, dc, dn, dm = tl.where(here, new_dy, dy), tl.where(here, new_dc, dc), tl.where(here, new_dn, dn), tl.where(here, new_dm, dm)
+        dc, dn, dm = tl.where(here, new_dc, dc), tl.where(here, new_dn, dn), tl.where(here, new_dm, dm)
         out = row
         row = row_at(index, first + step * (t - 1), (t >= 1) & (t - 1 < length)) + outputs
         if PREFETCH:  # on their way while this step's product is computed
@@ -239,13 +239,16 @@ def nonlinear_rnn_backward(
         else:
             _store(gates, _at(out, place, MATRICES * H * D), mask, d0, d1, d2, d3, MATRICES, H * D)
         if TILE == BLOCK_D:
-            dy = tl.dot(r0, tl.where(here, d0, 0.0).to(kind), dy, input_precision=PRECISION)
+            new_dy = tl.dot(r0, d0.to(kind), new_dy, input_precision=PRECISION)
             if MATRICES > 1:
-                dy = tl.dot(r1, tl.where(here, d1, 0.0).to(kind), dy, input_precision=PRECISION)
-                dy = tl.dot(r2, tl.where(here, d2, 0.0).to(kind), dy, input_precision=PRECISION)
+                new_dy = tl.dot(r1, d1.to(kind), new_dy, input_precision=PRECISION)
+                new_dy = tl.dot(r2, d2.to(kind), new_dy, input_precision=PRECISION)
             if MATRICES > 3:
-                dy = tl.dot(r3, tl.where(here, d3, 0.0).to(kind), dy, input_precision=PRECISION)
+                new_dy = tl.dot(r3, d3.to(kind), new_dy, input_precision=PRECISION)
+            # only now: Triton 3.8 cannot compile for Blackwell a product that is added to what ``where`` has chosen
+            dy = tl.where(here, new_dy, dy)
         else:
+            dy = tl.where(here, new_dy, dy)  # steps beyond the end add 0
             tl.debug_barrier()
             for tile in range(0, MATRICES * tiles):
                 gate, of = tile // tiles, tile % tiles * TILE + tl.arange(0, TILE)

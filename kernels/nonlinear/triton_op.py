@@ -15,9 +15,8 @@ from .cells import CELLS
 # Of the matrices of a head, for them to stay in a program of the kernels over time: in float32 and in half types. Three products of
 # float32 want them twice, in two parts; 48 KiB leave room on every GPU.
 RESIDENT_BYTES = (16 << 10, 48 << 10)
-# Of tiles of R where it does not stay: forward, and backward, where registers are scarcer.
-STAGE_BYTES = 32 << 10
-STAGE_BYTES_BACKWARD = (8 << 10, 16 << 10)
+# Of tiles of R where it does not stay: forward, those of all matrices; backward, one, smaller where registers are scarcest.
+STAGE_BYTES, STAGE_BYTES_BACKWARD, STAGE_BYTES_WIDE = 32 << 10, 16 << 10, 8 << 10
 PART_ROWS = 256  # rows of a part of the sums over all rows, at least
 PROGRAMS = 256  # of the kernel that forms these sums, at most, if its matrices are not more
 
@@ -47,7 +46,10 @@ def _block(width: int) -> int:
 
 def _over_time(constants: dict[str, Any], like: Tensor, together: int, stage: int) -> list[Config]:
     """Eight sequences in a program: more programs, fewer registers, and as few idle columns as tensor cores allow where sequences are
-    few. R is resident where it is small; else ``together`` of its matrices are read in tiles that make up a ``stage`` of bytes."""
+    few; sixteen, the other candidate, halve how often R is read and fit into registers up to 64 units.
+
+    R is resident where it is small; else ``together`` of its matrices are read in tiles that make up a ``stage`` of bytes.
+    """
     block, half = _block(constants["D"]), like.element_size() == 2
     column = block * like.element_size()
     tile = block
@@ -55,8 +57,8 @@ def _over_time(constants: dict[str, Any], like: Tensor, together: int, stage: in
         fitting = stage // (together * column)
         tile = max(16 if half else 8, min(64, block // 2, 1 << fitting.bit_length() - 1))
     shared = {**constants, "BLOCK_D": block, "TILE": tile, "PREFETCH": block < 256}
-    warps = 4 if block <= 64 else 8
-    return [Config({**shared, "BLOCK_S": 8}, warps), Config({**shared, "BLOCK_S": 16}, warps), Config({**shared, "BLOCK_S": 8}, warps // 2)]
+    found = [Config({**shared, "BLOCK_S": 8}, warps=4 if block <= 64 else 8)]
+    return [*found, Config({**shared, "BLOCK_S": 16}, warps=8)] if half and block <= 64 else found
 
 
 def _is_resident(configs: list[Config]) -> bool:
@@ -120,14 +122,16 @@ def _nonlinear_rnn_backward(
         [Config(whole), Config({**whole, "BLOCK_T": 128}, warps=8), Config({**whole, "BLOCK_T": 32})],
         flops=2 * y.numel() * matrices * width,
     )  # fmt: skip
-    constants_back = {name: value for name, value in constants.items() if name != "BIASES"}
+    stage = STAGE_BYTES_WIDE if x.element_size() == 4 and width > 128 else STAGE_BYTES_BACKWARD
     launch(
-        "nonlinear.triton_kernels.nonlinear_rnn_backward", _grid(spans, x),
+        "nonlinear.triton_kernels.nonlinear_rnn_backward",
+        _grid(spans, x),
         {
             "R": R, "gates": gates, "inner": inner, "earlier": earlier, "before": before if before.numel() else None,
             "grad_y": grad_y.contiguous(), "grad_final": grad_final.contiguous(), "grad_state": grad_state, **spans.arguments(),
         },
-        _over_time(constants_back, x, 1, STAGE_BYTES_BACKWARD[x.element_size() == 2]), flops=y.numel() * (2 * matrices * width + 40),
+        _over_time({name: value for name, value in constants.items() if name != "BIASES"}, x, 1, stage),
+        flops=y.numel() * (2 * matrices * width + 40),
     )  # fmt: skip
     grad_R, grad_bias = _matrix_gradients(gates, inner, earlier, R, bias, constants, spans)
     return spans.summed(gates), grad_R, grad_bias, grad_state
