@@ -37,11 +37,13 @@ def _power_of_two(number: int) -> int:
 
 
 def _forward_tiles(states: int, share: int) -> list[Config]:
-    """A lane has a channel with all its states, up to 16: no sum needs another lane. About 64 numbers of a tile per lane."""
+    """A lane has a channel with all its states, up to 16: no sum needs another lane. About 64 numbers of a tile per lane, fewer where
+    they are summed over lanes."""
     width = _power_of_two(states)
     NI = max(1, width // 16)
     NO, DI = width // NI, min(max(32 // NI, 1), _power_of_two(share))
-    lengths = [max(2, min(16, 64 // NO)), max(2, min(16, 32 // NO)), max(2, min(16, 128 // NO))]
+    numbers = 64 if width <= 64 else 32
+    lengths = [max(2, min(16, count // NO)) for count in (numbers, numbers // 2)]
     return [Config({"BLOCK_T": length, "NO": NO, "DO": 1, "NI": NI, "DI": DI}, warps=1) for length in dict.fromkeys(lengths)]
 
 
@@ -52,8 +54,9 @@ def _backward_tiles(states: int, share: int) -> list[Config]:
     NI = min(width, 8 if width <= 32 else width // 4 if width <= 128 else 32)
     NO, DI = width // NI, 32 // NI
     DO = min(max(16 // NO, 4), _power_of_two(-(-share // DI)))
-    warps = max(1, min(8 if width > 128 else 4, DO * NO))
-    return [Config({"BLOCK_T": length, "NO": NO, "DO": DO, "NI": NI, "DI": DI}, warps=warps) for length in (4, 2)]
+    warps = max(1, min(8 if width > 32 else 4, DO * NO))
+    sizes = {"BLOCK_T": 4, "NO": NO, "DO": DO, "NI": NI, "DI": DI}
+    return [Config(sizes, warps=count) for count in dict.fromkeys((warps, min(2 * warps, 8)))]
 
 
 class _Plan:
