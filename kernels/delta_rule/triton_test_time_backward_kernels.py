@@ -27,12 +27,15 @@ def answer_gradient(u, grad_o, row, here, head, column, scale, eps, H: tl.conste
 @kernel
 def ttt_backward_states(
     q, k, v, rate, norm_weight, norm_bias, token_scale, z, u, grad_o, grad_weight, grad_bias, grad_v, grad_u, grad_z, kept_weight,
-    kept_bias, grad_norm_weight, grad_norm_bias, grad_first_weight, grad_first_bias, cu_seqlens, index, T, N, S, direction, own, eps,
+    kept_bias, grad_norm_weight, grad_norm_bias, grad_first_weight, grad_first_bias, cu_seqlens, index, T, N, S, direction, own, eps, width,
     H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, L: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
     """Grid: sequences × heads. grad_weight, grad_bias: of the final state; kept_*: the same at the end of each chunk;
-    grad_norm_*: [sequences, H, D]."""
+    grad_norm_*: [sequences, H, D].
+
+    ``width`` is D, unknown to the compiler: loops that it unrolls would keep the addresses of all their tiles in registers.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     first, step, length, inputs, outputs = span(sequence, cu_seqlens, T, N, S, direction, own)
     apart = sequence // S * own
@@ -70,7 +73,7 @@ def ttt_backward_states(
         if BK == BD:
             to_gradient += tl.dot(keys, w.to(low), input_precision=PRECISION)
         else:
-            for tile in range(0, BD, BK):
+            for tile in range(0, width, BK):
                 at, mask = matrix(tile + tl.arange(0, BK), column, D)
                 part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
                 old = tl.load(grad_first_weight + at, mask=mask, other=0.0)
@@ -82,9 +85,9 @@ def ttt_backward_states(
         to_shift += tl.sum(given, 0)
         scores = tl.full([BM, BM], 1.0, tl.float32)  # [keys, queries]
         tl.debug_barrier()
-        for tile in range(0, BD, BK):
-            part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
-            of_queries = load_rows(q, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
+        for tile in range(0, width, BS):
+            part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BS), H, D)
+            of_queries = load_rows(q, row + inputs, here, head, tile + tl.arange(0, BS), H, D)
             scores += tl.dot(part, tl.trans(of_queries), input_precision=PRECISION)
         scores = tl.where(r[:, None] <= r[None, :], scores * key[:, None] * query[None, :], 0.0)
         to_gradient = -end[:, None] * to_gradient - tl.dot(scores.to(low), to_answers.to(low), input_precision=PRECISION)
@@ -113,7 +116,7 @@ def ttt_backward_states(
             w += tl.dot(tl.trans(keys), to_keys.to(low), input_precision=PRECISION)
         else:
             tl.debug_barrier()
-            for tile in range(0, BD, BK):
+            for tile in range(0, width, BK):
                 at, mask = matrix(tile + tl.arange(0, BK), column, D)
                 part = load_rows(k, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
                 of_queries = load_rows(q, row + inputs, here, head, tile + tl.arange(0, BK), H, D)
@@ -165,10 +168,7 @@ def ttt_backward_inputs(
     H: tl.constexpr, D: tl.constexpr, M: tl.constexpr, L: tl.constexpr, LATE: tl.constexpr, PRECISION: tl.constexpr,
     BL: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Grid: slots of both directions × heads. grad_scale: [slots of both directions, H, M].
-
-    ``width`` is D, unknown to the compiler: loops that it unrolls would keep the addresses of all their tiles in registers.
-    """
+    """Grid: slots of both directions × heads. grad_scale: [slots of both directions, H, M]. ``width``: D, as above."""
     at_slot, head = tl.program_id(0).to(tl.int64) * H + tl.program_id(1), tl.program_id(1)
     slots = tl.num_programs(0) // tl.where(direction == 2, 2, 1)
     turned = tl.program_id(0) // slots

@@ -58,10 +58,13 @@ def _run(kernel: str, spans: Spans, q: Tensor, token_scale: Tensor, late: bool, 
         **({} if kernel.endswith("inputs") else {"BD": block}), **({} if states else {"BL": _power(chunk)}),
         **({} if kernel.endswith("outputs") else {"BM": _power(size)}),
     }  # fmt: skip
+    # Columns multiplied at once for the scores of a mini-batch in the backward: few where operands take many registers.
+    wide = q.dtype == torch.float32
+    scores = {"BS": LEAST if wide else min(block, 64)} if kernel.endswith("backward_states") else {}
     launch(
         kernel, lambda c: (spans.sequences if states else spans.slots(chunk) * spans.directions, heads),
         {"token_scale": token_scale, **arguments, **spans.arguments()},
-        [Config({**constants, "BK": tile}, warps, stages) for tile, warps, stages in _tiles(block, kernel, q.dtype == torch.float32)],
+        [Config({**constants, "BK": tile, **scores}, warps, stages) for tile, warps, stages in _tiles(block, kernel, wide)],
         flops=work * spans.N * spans.directions * heads,
     )  # fmt: skip
 
@@ -139,7 +142,7 @@ def _ttt_linear_backward(
     shared = {"q": q, "k": k, "rate": learning_rate, "grad_o": grad_o.contiguous(), "grad_u": to_answers, "grad_z": to_keys}
     states = {
         **shared, **norms, **first, "v": v, "norm_weight": norm_weight, "norm_bias": norm_bias, "z": z, "u": u, "grad_v": timed["grad_v"],
-        "grad_weight": grad_weight.contiguous(), "grad_bias": grad_bias.contiguous(), "eps": eps,
+        "grad_weight": grad_weight.contiguous(), "grad_bias": grad_bias.contiguous(), "eps": eps, "width": width,
         "kept_weight": kept_grad_weight, "kept_bias": kept_grad_bias,
     }  # fmt: skip
     _run(BACKWARD + "ttt_backward_states", spans, q, token_scale, late, states, 6 * width**2 + 4 * size * width)

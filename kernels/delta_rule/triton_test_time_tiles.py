@@ -90,7 +90,7 @@ def coefficients(key, query, end, r, M: tl.constexpr):
 
 @triton.jit
 def dot_whole(low, value, PRECISION: tl.constexpr):
-    """low @ value, a float32 matrix that is too precise for the type of ``low``: in two parts, of which a half type keeps 16 bits or more."""
+    """low @ value, a float32 matrix that is too precise for the type of ``low``: in two parts, which keep 16 bits or more."""
     high = value.to(low.dtype)
     found = tl.dot(low, high, input_precision=PRECISION)
     if low.dtype != tl.float32:
