@@ -79,13 +79,22 @@ def _constants(q: Tensor, v: Tensor, exponential: bool, chunk: int, divide: bool
     return constants if divide is None else {**constants, "DIVIDE": divide}
 
 
-def _configs(constants: dict[str, Any], dtype: torch.dtype, choices: list[tuple[int, int, int, int, int]]) -> list[Config]:
-    """``choices``: steps, largest widths of tiles of keys and values, warps, stages."""
+Choices = tuple[tuple[int, int, int], ...]  # steps of a tile, its largest number of columns, warps
+SWEEPS: Choices = ((64, 64, 4), (32, 64, 4), (64, 32, 4), (32, 32, 2))  # through a sequence: large tiles, since the next one has to wait
+SINGLE_SWEEPS: Choices = ((32, 64, 4), (32, 32, 2))
+
+
+def single_tiles(key: int, value: int) -> Choices:
+    """Of float32, whose products are three: what fits registers. Wide tiles where each of many would compute the same scores again."""
+    return ((16, 64, 4), (32, 32, 8)) if max(key, value) > 64 else ((32, 32, 8), (16, 64, 4))
+
+
+def configs(constants: dict[str, Any], dtype: torch.dtype, choices: Choices) -> list[Config]:
     precision = "tf32" if dtype == torch.float16 else product_precision()  # 11 bits, as many as float16 has
     found: dict[tuple, Config] = {}
-    for steps, keys, values, warps, stages in choices:
-        tile = {"BT": steps, "BK": block(constants["K"], keys), "BV": block(constants["V"], values), "PRECISION": precision}
-        config = Config({**constants, **tile}, warps, stages)
+    for steps, columns, warps in choices:
+        tile = {"BT": steps, "BK": block(constants["K"], columns), "BV": block(constants["V"], columns), "PRECISION": precision}
+        config = Config({**constants, **tile}, warps)
         found.setdefault(config.key(), config)
     return list(found.values())
 
@@ -107,17 +116,17 @@ def _mlstm(
     kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "late": late, "early": early, "maximum": maximum}
     gates = {"input_gate": input_gate, "forget_gate": forget_gate}
     last = {"last_C": last_C if final else None, "last_n": last_n if final else None, "last_m": last_m if final else None}
-    (heads, keys), values, steps, double = q.shape[2:], v.shape[3], spans.N * spans.directions, q.dtype == torch.float32
-    narrow = [(64, 64, 64, 4, 2), (32, 64, 64, 4, 2), (64, 64, 32, 4, 2), (32, 32, 32, 2, 2)]
+    (heads, keys), values, steps, single = q.shape[2:], v.shape[3], spans.N * spans.directions, q.dtype == torch.float32
     launch(
         f"{MODULE}.mlstm_states", lambda c: (spans.sequences, heads, _columns(c)[0] * _columns(c)[1]),
         {"k": k, "v": v, **gates, "C": C, "n": n, "m": m, **kept, **last, **spans.arguments()},
-        _configs(_constants(q, v, exponential, chunk), q.dtype, narrow[1:] if double else narrow), flops=2 * steps * heads * keys * values,
+        configs(_constants(q, v, exponential, chunk), q.dtype, SINGLE_SWEEPS if single else SWEEPS),
+        flops=2 * steps * heads * keys * values,
     )  # fmt: skip
     launch(
         f"{MODULE}.mlstm_output", lambda c: (spans.directions * spans.slots(chunk) * (chunk // c["BT"]), heads, _columns(c)[1]),
         {"q": q, "k": k, "v": v, **kept, "h": h, "projected": projected, "scale": scale, "eps": eps, **spans.arguments()},
-        _configs(_constants(q, v, exponential, chunk, divide), q.dtype, narrow[1:] if double else narrow),
+        configs(_constants(q, v, exponential, chunk, divide), q.dtype, single_tiles(keys, values) if single else SWEEPS),
         flops=steps * heads * (2 * keys * values + chunk * (keys + values)),
     )  # fmt: skip
     return found  # type: ignore[return-value]  # twelve
@@ -157,7 +166,8 @@ def _mlstm_backward(
     gates = {"input_gate": input_gate, "forget_gate": forget_gate}
     kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "late": late}
     constants = _constants(q, v, exponential, chunk, divide)
-    sweep = _configs(constants, q.dtype, [(32, 64, 64, 4, 2), (64, 64, 64, 8, 2)])
+    half = q.dtype == torch.bfloat16  # float16 is computed in float32 here
+    sweep = configs(constants, q.dtype, ((32, 64, 4), (64, 64, 8)) if half else SINGLE_SWEEPS[:1])
     tiles = _columns(sweep[0].constants)
     initial = C is not None
     grad_states, grad_norms, grad_projected = torch.empty_like(states), torch.empty_like(norms), torch.empty_like(projected)
@@ -175,7 +185,7 @@ def _mlstm_backward(
         },
         sweep, flops=2 * total * heads * keys * values,
     )  # fmt: skip
-    inputs = _configs(constants, q.dtype, [(32, 64, 64, 4, 2), (64, 64, 64, 8, 2)])
+    inputs = configs(constants, q.dtype, ((32, 64, 4), (64, 64, 8)) if half else single_tiles(keys, values)[:1])
     parts = _columns(inputs[0].constants)
     lead = spans.output(q)
     of_q, of_k, of_v = (value.new_empty(*lead, *value.shape[2:]) for value in (q, k, v))

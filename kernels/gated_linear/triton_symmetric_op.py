@@ -8,10 +8,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from ..launch import Config, launch, product_precision
+from ..launch import launch
 from ..native import watch
 from ..spans import Spans
-from .triton_mlstm_op import block
+from .triton_mlstm_op import SINGLE_SWEEPS, SWEEPS, configs, single_tiles
 
 MODULE = "gated_linear.triton_symmetric_kernels"
 
@@ -28,16 +28,8 @@ def symmetric_retention(
     return (o.to(q.dtype),)
 
 
-def _configs(q: Tensor, v: Tensor, chunk: int, choices: tuple[tuple[int, int, int], ...]) -> list[Config]:
-    """``choices``: steps, columns and warps of a program; the first is what fits both bfloat16 and float32."""
-    precision = "tf32" if q.dtype == torch.float16 else product_precision()  # 11 bits, as many as float16 has
-    (heads, keys), values = q.shape[2:], v.shape[3]
-    found: dict[tuple, Config] = {}
-    for steps, columns, warps in choices:
-        constants = {"H": heads, "K": keys, "V": values, "CHUNK": chunk, "PRECISION": precision}
-        config = Config({**constants, "BT": steps, "BK": block(keys, columns), "BV": block(values, columns)}, warps)
-        found.setdefault(config.key(), config)
-    return list(found.values())
+def _constants(q: Tensor, v: Tensor, chunk: int) -> dict[str, Any]:
+    return {"H": q.shape[2], "K": q.shape[3], "V": v.shape[3], "CHUNK": chunk}
 
 
 def _columns(constants: Any) -> tuple[int, int]:
@@ -59,14 +51,16 @@ def _symmetric(
     (heads, keys), values, steps = q.shape[2:], v.shape[3], spans.N * spans.directions
     o = q.new_empty(*spans.output(q), heads, values)
     states = q.new_empty(spans.directions * spans.slots(chunk), heads, keys, values)
-    configs = _configs(q, v, chunk, ((64, 64, 4), (32, 64, 4), (64, 32, 4), (32, 32, 2)))
+    single = q.dtype == torch.float32
+    sweeps = configs(_constants(q, v, chunk), q.dtype, SINGLE_SWEEPS if single else SWEEPS)
+    outputs = configs(_constants(q, v, chunk), q.dtype, single_tiles(keys, values) if single else SWEEPS)
     launch(
         f"{MODULE}.symmetric_states", lambda c: (spans.sequences, heads, _columns(c)[0] * _columns(c)[1]),
-        {"k": k, "v": v, "log_decay": log_decay, "states": states, **spans.arguments()}, configs, flops=2 * steps * heads * keys * values,
+        {"k": k, "v": v, "log_decay": log_decay, "states": states, **spans.arguments()}, sweeps, flops=2 * steps * heads * keys * values,
     )  # fmt: skip
     launch(
         f"{MODULE}.symmetric_output", lambda c: (_tiles(spans, c), heads, _columns(c)[1]),
-        {"q": q, "k": k, "v": v, "log_decay": log_decay, "states": states, "o": o, "scale": scale, **spans.arguments()}, configs,
+        {"q": q, "k": k, "v": v, "log_decay": log_decay, "states": states, "o": o, "scale": scale, **spans.arguments()}, outputs,
         flops=2 * steps * heads * (keys * values + chunk * (keys + values)),
     )  # fmt: skip
     return o, states
@@ -88,25 +82,27 @@ def _symmetric_backward(
     (heads, keys), values, total, lead = q.shape[2:], v.shape[3], spans.N * spans.directions, spans.output(q)
     grad_o, grad_states = grad_o.contiguous(), torch.empty_like(states)
     grad_q, grad_k, grad_v = (value.new_empty(*lead, *value.shape[2:]) for value in (q, k, v))
-    configs = _configs(q, v, chunk, ((32, 64, 4), (64, 64, 8))[:1])
-    tiles = _columns(configs[0].constants)
+    half = q.dtype == torch.bfloat16  # float16 is computed in float32 here
+    sweeps = configs(_constants(q, v, chunk), q.dtype, SINGLE_SWEEPS[:1])
+    inputs = configs(_constants(q, v, chunk), q.dtype, ((32, 64, 4),) if half else single_tiles(keys, values)[:1])
+    tiles, parts = _columns(sweeps[0].constants), _columns(inputs[0].constants)
     of_states = log_decay.new_empty(tiles[0] * tiles[1], spans.sequences, heads) if learned else None
-    of_steps = log_decay.new_empty(2 * tiles[0], _tiles(spans, configs[0].constants), heads) if learned else None
+    of_steps = log_decay.new_empty(2 * parts[0], _tiles(spans, inputs[0].constants), heads) if learned else None
     launch(
         f"{MODULE}.symmetric_backward_states", lambda c: (spans.sequences, heads, tiles[0] * tiles[1]),
         {
             "q": q, "grad_o": grad_o, "log_decay": log_decay, "states": states, "grad_states": grad_states, "grad_decay": of_states,
             "scale": scale, **spans.arguments(),
         },
-        configs, flops=2 * total * heads * keys * values,
+        sweeps, flops=2 * total * heads * keys * values,
     )  # fmt: skip
     launch(
-        f"{MODULE}.symmetric_backward_inputs", lambda c: (_tiles(spans, c), heads, 2 * tiles[0] + tiles[1]),
+        f"{MODULE}.symmetric_backward_inputs", lambda c: (_tiles(spans, c), heads, 2 * parts[0] + parts[1]),
         {
             "q": q, "k": k, "v": v, "grad_o": grad_o, "log_decay": log_decay, "states": states, "grad_states": grad_states,
             "grad_q": grad_q, "grad_k": grad_k, "grad_v": grad_v, "grad_decay": of_steps, "scale": scale, **spans.arguments(),
         },
-        configs, flops=2 * total * heads * (3 * keys * values + chunk * (3 * keys + 3 * values)),
+        inputs, flops=2 * total * heads * (3 * keys * values + chunk * (3 * keys + 3 * values)),
     )  # fmt: skip
     grad_decay = torch.zeros_like(log_decay)
     for found in (of_states, of_steps):
