@@ -14,7 +14,9 @@ from visionrnn.serialization import Voxels
 from visionrnn.testing import BOUNDS, error
 
 DIM, SHAPE, STAGE = 4, (4, 8, 8), Stage((13, 13, 32), 5)
-OPERATORS = {"mamba": {}, "mamba before": {"post_norm": False}}
+OPERATORS = {
+    "mamba": {}, "mamba before": {"post_norm": False}, "retnet": {"num_heads": 2}, "rwkv": {"num_heads": 2}, "xlstm": {"num_heads": 2},
+}  # fmt: skip
 
 
 def voxels(number: int = 7, samples: int = 1, dim: int = DIM) -> Voxels:

@@ -24,13 +24,13 @@ class CausalConv(nn.Conv1d):
         self.reverse, self.activation, self.backend = reverse, activation, backend
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None
+        self, x: Tensor, state: Tensor | None = None, cu_seqlens: Tensor | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x: [B, T, C] → c [B, T, C] and the state after the last step."""
+        """x: [B, T, C] → c [B, T, C] and the state after the last step; with ``index`` [B · T] step p is row ``index[p]``."""
         dtype, weight = self.weight.dtype, self.weight[:, 0].flip(-1).T  # [taps, C], the present step first
         c, after = causal_conv(
             x.to(dtype), weight, self.bias, None if state is None else state.to(dtype), activation=self.activation,
-            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, backend=self.backend,
+            return_final_state=True, reverse=self.reverse, cu_seqlens=cu_seqlens, index=index, backend=self.backend,
         )  # fmt: skip
         return c, after.to(dtype)
 

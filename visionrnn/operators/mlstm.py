@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from visionrnn.kernels import mlstm
 from visionrnn.kernels.activations import silu_gate
-from visionrnn.kernels.dispatch import choose
+from visionrnn.kernels.dispatch import choose, on_triton
 from visionrnn.kernels.packing import boundaries
-from visionrnn.kernels.recurrence import without_autocast
+from visionrnn.kernels.recurrence import MAX_WIDTH, without_autocast
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.heads import HeadNorm, at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -99,6 +99,14 @@ class MLSTM(Operator):
     def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
         return self.scan(x, lambda u: self.conv1d(u, None, cu_seqlens)[0], None, cu_seqlens, max_seqlen)[0]
 
+    def scans_rows(self, x: Tensor) -> bool:
+        fits = len(self.skip) // self.num_heads <= MAX_WIDTH
+        functions = ("causal_conv", "causal_conv"), ("gated_linear", "mlstm")
+        return fits and on_triton(self.backend, x.dtype, x.device.type, *functions)
+
+    def through(self, x: Tensor, index: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None) -> Tensor:
+        return self.scan(x, lambda u: self.conv1d(u, None, cu_seqlens, index)[0], None, cu_seqlens, max_seqlen, (index, index))[0]
+
     def scan(
         self,
         x: Tensor,
@@ -170,12 +178,14 @@ class MLSTM(Operator):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
         """What the memory gives, [B, T, D], and its states; op by op."""
         values = self._from_input(x, c) if u.shape[-1] <= DENSE else self._from_blocks(u, c)
+        index = order[0] if order is not None and len(x) == 1 and self.scans_rows(x) else None
+        order = order if index is None else None
         q, k, v, gates = values if order is None else (reorder(value, *order) for value in values)
         input_gate, forget_gate = at_least_float32(gates).chunk(2, -1)
         q, k, v = (value.unflatten(-1, (self.num_heads, -1)) for value in (q, k, v))
         h, memory = mlstm(
             q, k, v, input_gate, forget_gate, past, gating=self.gating, return_final_state=True, reverse=reverse, backend=self.backend,
-            **packing,
+            index=index, **packing,
         )  # fmt: skip
         return h.flatten(2) if order is None else reorder(h.flatten(2), order[1], order[0]), memory
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import symmetric_retention
+from visionrnn.kernels.dispatch import on_triton
+from visionrnn.kernels.recurrence import MAX_WIDTH
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import head_width
 from visionrnn.layers.linear import Linear
@@ -42,9 +44,14 @@ class RetNetBlock(nn.Module):
         self.feed_forward = nn.Sequential(Linear(dim, hidden_rate * dim), nn.GELU(), Linear(hidden_rate * dim, dim))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
-        x = x + self.drop_path(self.retention(self.retention_norm(x), cu_seqlens, max_seqlen), cu_seqlens)
-        return x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)), cu_seqlens)
+    def scans_rows(self, x: Tensor) -> bool:
+        """Whether the block takes rows in any order, and an index."""
+        fits = self.retention.v_proj.out_features // self.retention.num_heads <= MAX_WIDTH
+        return fits and on_triton(self.retention.backend, x.dtype, x.device.type, ("gated_linear", "symmetric_retention"))
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None, index: Tensor | None = None) -> Tensor:
+        x = x + self.drop_path(self.retention(self.retention_norm(x), cu_seqlens, max_seqlen, index), cu_seqlens, index)
+        return x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)), cu_seqlens, index)
 
 
 class SymmetricRetention(nn.Module):
@@ -63,7 +70,7 @@ class SymmetricRetention(nn.Module):
         log_decay = torch.log1p(-(2.0 ** -(5.0 + torch.arange(num_heads, dtype=torch.float64))))
         self.register_buffer("log_decay", log_decay.to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None, index: Tensor | None = None) -> Tensor:
         q, k, v = (project(x).unflatten(-1, (self.num_heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        how: dict[str, Any] = dict(chunk_size=CHUNK, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
+        how: dict[str, Any] = dict(chunk_size=CHUNK, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, index=index, backend=self.backend)
         return self.out_proj(symmetric_retention(q, k, v, self.log_decay, **how).flatten(2))

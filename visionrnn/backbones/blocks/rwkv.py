@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from visionrnn.backbones.blocks.residual import Place
 from visionrnn.kernels import causal_conv, gated_linear_attention
 from visionrnn.kernels.activations import sigmoid, silu_gate, tanh
+from visionrnn.kernels.dispatch import on_triton
+from visionrnn.kernels.recurrence import MAX_WIDTH
 from visionrnn.layers.drop_path import DropPath
 from visionrnn.layers.heads import at_least_float32, head_width
 from visionrnn.layers.linear import Linear, linear
@@ -52,14 +54,20 @@ class RWKVBlock(nn.Module):
         self.time_scale, self.channel_scale = scales
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
+    def scans_rows(self, x: Tensor) -> bool:
+        """Whether the block takes rows in any order, and an index."""
+        functions = ("causal_conv", "causal_conv"), ("gated_linear", "gated_linear_attention")
+        fits = self.time_mix.bonus.shape[1] <= MAX_WIDTH
+        return fits and on_triton(self.time_mix.backend, x.dtype, x.device.type, *functions)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None, index: Tensor | None = None) -> Tensor:
         x = x if self.input_norm is None else self.input_norm(x)
         for mix, norm, scale in (
             (self.time_mix, self.time_norm, self.time_scale),
             (self.channel_mix, self.channel_norm, self.channel_scale),
         ):
-            branch = norm(mix(x, cu_seqlens, max_seqlen)) if self.post_norm else mix(norm(x), cu_seqlens, max_seqlen)
-            branch = self.drop_path(branch, cu_seqlens)
+            branch = norm(mix(x, cu_seqlens, max_seqlen, index)) if self.post_norm else mix(norm(x), cu_seqlens, max_seqlen, index)
+            branch = self.drop_path(branch, cu_seqlens, index)
             x = x + branch if scale is None else torch.addcmul(x, branch, scale.to(branch.dtype))
         return x
 
@@ -93,15 +101,16 @@ class TimeMix(nn.Module):
         self.norm = GroupedNorm(num_heads, dim)
         self.key_norm = nn.LayerNorm(dim) if key_norm else None
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
-        change = step_change(x, cu_seqlens, self.backend)
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None, index: Tensor | None = None) -> Tensor:
+        change = step_change(x, cu_seqlens, self.backend, index)
         w, k, v, r, g = self._mixed(x, change)
         decay = at_least_float32(linear(tanh(linear(w, self.decay_down.t())), self.decay_up.t()))
         log_decay = -torch.exp(decay + self.decay)
         q, k, v, log_decay = (
             value.unflatten(-1, (self.num_heads, -1)) for value in (self.r_proj(r), self.k_proj(k), self.v_proj(v), log_decay)
         )
-        how: dict[str, Any] = dict(scale=1.0, return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
+        order: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, index=index)
+        how: dict[str, Any] = dict(scale=1.0, return_final_state=True, backend=self.backend, **order)
         ahead, _ = gated_linear_attention(q, k, v, log_decay, bonus=self.bonus, **how)
         back, _ = gated_linear_attention(q, k, v, log_decay, bonus=torch.zeros_like(self.bonus), reverse=True, **how)
         o = (ahead + back).flatten(2)
@@ -130,17 +139,17 @@ class ChannelMix(nn.Module):
         self.r_proj = Linear(dim, dim, bias=False)
         self.key_norm = nn.LayerNorm(hidden) if key_norm else None
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None) -> Tensor:
-        change = step_change(x, cu_seqlens, self.backend)
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None, max_seqlen: int | None, index: Tensor | None = None) -> Tensor:
+        change = step_change(x, cu_seqlens, self.backend, index)
         k, r = (torch.lerp(change, x, mix.to(x.dtype)) for mix in (self.mix_k, self.mix_r))
         hidden = F.relu(self.k_proj(k)).square()
         hidden = hidden if self.key_norm is None else self.key_norm(hidden)
         return sigmoid(self.r_proj(r)) * self.v_proj(hidden)
 
 
-def step_change(x: Tensor, cu_seqlens: Tensor | None, backend: str) -> Tensor:
-    """x_{t-1} - x_t of every sequence, with zeros before its first step. [B, T, C] → [B, T, C]."""
+def step_change(x: Tensor, cu_seqlens: Tensor | None, backend: str, index: Tensor | None = None) -> Tensor:
+    """x_{t-1} - x_t of every sequence, with zeros before its first step. [B, T, C] → [B, T, C]; step p is row ``index[p]``."""
     taps = torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)  # -1, 1; made there, where a constant would have to be sent
     taps = taps.unsqueeze(1).expand(2, x.shape[-1])
-    change, _ = causal_conv(x, taps, return_final_state=True, cu_seqlens=cu_seqlens, backend=backend)
+    change, _ = causal_conv(x, taps, return_final_state=True, cu_seqlens=cu_seqlens, index=index, backend=backend)
     return change

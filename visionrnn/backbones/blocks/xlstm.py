@@ -37,8 +37,12 @@ class XLSTMBlock(nn.Module):
         options: dict[str, Any] = dict(num_heads=num_heads, expand=expand, d_conv=d_conv, backend=backend)
         self.ahead, self.back = (MLSTMBranch(dim, drop_path, reverse=reverse, **options) for reverse in (False, True))
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
-        return self.back(self.ahead(x, cu_seqlens, max_seqlen), cu_seqlens, max_seqlen)
+    def scans_rows(self, x: Tensor) -> bool:
+        """Whether the block takes rows in any order, and an index."""
+        return self.ahead.mixer.scans_rows(x)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None, index: Tensor | None = None) -> Tensor:
+        return self.back(self.ahead(x, cu_seqlens, max_seqlen, index), cu_seqlens, max_seqlen, index)
 
 
 class MLSTMBranch(nn.Module):
@@ -51,5 +55,9 @@ class MLSTMBranch(nn.Module):
         nn.init.normal_(self.mixer.down_proj.weight, std=2 / math.sqrt(dim))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None) -> Tensor:
-        return x + self.drop_path(self.mixer(self.norm(x), cu_seqlens, max_seqlen), cu_seqlens)
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None, max_seqlen: int | None = None, index: Tensor | None = None) -> Tensor:
+        if cu_seqlens is None or index is None:
+            branch = self.mixer(self.norm(x), cu_seqlens, max_seqlen)
+        else:
+            branch = self.mixer.through(self.norm(x), index, cu_seqlens, max_seqlen)
+        return x + self.drop_path(branch, cu_seqlens, index)
