@@ -60,35 +60,34 @@ def states_backward(
 
 
 @triton.jit
-def value_gradients(
-    v, beta, added, seen_values, read_values, grad_kept, given, p, grad_v, place, row, out_row, j, here, head, column, i,
-    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Stores a tile of grad_v; returns the values' tile, and what of grad_beta [L] comes from it."""
-    value = load_rows(v, row * STEPS + j, head, column, here, H, V).to(tl.float32)
-    grad_beta = tl.sum(p.to(tl.float32) * value, 1)
-    if beta is None:
-        found = product(load_turned(read_values, place, i, i, L, L), p, PRECISION)
-        found += product(load_turned(seen_values, place, i, i, L, L), given, PRECISION)
-        for begin in range(0, K, BLOCK_K):
-            key = begin + tl.arange(0, BLOCK_K)
-            later = load_block(grad_kept, place, key, column, K, V)
-            found += product(load_block(added, place, i, key, L, K), later, PRECISION)
-    else:
-        rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
-        found = rate[:, None] * p.to(tl.float32)
-    store_rows(grad_v, out_row * STEPS + j, head, column, here, found, H, V)
-    return value, grad_beta
+def near(grad_q, grad_a, place, i, across, queried, read, targets, like, L: tl.constexpr, PRECISION: tl.constexpr):
+    """Gradients [L, columns] of queries, readers and targets whose products the two matrices are, ``across`` of them.
+
+    Results go nowhere but into gradients, so that for inputs in bfloat16 operands are too.
+    """
+    kind: tl.constexpr = tl.bfloat16 if like.dtype.element_ty == tl.bfloat16 else tl.float32
+    of_q = tl.where(across, load_block(grad_q, place, i, i, L, L), 0.0).to(kind)
+    of_a = tl.where(across, load_block(grad_a, place, i, i, L, L), 0.0).to(kind)
+    queried, read, targets = queried.to(kind), read.to(kind), targets.to(kind)
+    x_query = tl.dot(of_q, targets, input_precision=PRECISION)
+    x_reader = tl.dot(of_a, targets, input_precision=PRECISION)
+    y_target = tl.dot(tl.trans(of_q), queried, input_precision=PRECISION) + tl.dot(tl.trans(of_a), read, input_precision=PRECISION)
+    return x_query, x_reader, y_target
 
 
 @kernel
-def gradients(
-    q, k, v, beta, a, b, log_decay, grad_o, added, seen, lower, seen_values, read_values, kept, written, grad_kept, p,
-    grad_q, grad_k, grad_v, grad_beta, grad_a, grad_b, grad_log_decay, cu_seqlens, index, T, N, S, direction, own, scale,
-    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr, L: tl.constexpr,
+def score_gradients(
+    q, v, beta, log_decay, grad_o, added, seen, lower, seen_values, read_values, written, grad_kept, p,
+    grad_seen, grad_lower, grad_seen_values, grad_read_values, rates, decays, grad_v,
+    cu_seqlens, index, T, N, S, direction, own, scale,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of all timed inputs, shaped as they are. One program per slot and head."""
+    """grad_v: [N · STEPS, H, V]; in chunks the gradients of Q, A, Q_v and A_v [..., L, L] (with decays per head: of the products in them),
+    and what comes from the values and from decays between rows to grad_beta (rates) and grad_log_decay (decays) [..., L].
+
+    One program per slot and head.
+    """
     slot, head = tl.program_id(0), tl.program_id(1)
     row, out_row, j, here, used = slot_rows(slot, cu_seqlens, index, T, N, S, direction, own, L, STEPS)
     if not used:
@@ -96,38 +95,124 @@ def gradients(
     place = slot.to(tl.int64) * H + head
     i = tl.arange(0, L)
     same, after = i[:, None] == i[None, :], i[:, None] > i[None, :]
-    a_b, q_b = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)  # gradients of A, Q, A_v and Q_v
+    a_b, q_b = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
     a_k, q_k = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
-    rates = tl.zeros((L,), tl.float32)
+    rate_sum = tl.zeros((L,), tl.float32)
     for begin in range(0, V, BLOCK_V):
         column = begin + tl.arange(0, BLOCK_V)
         given = load_rows(grad_o, out_row, head, column, here & (j == STEPS - 1), H, V)
         p_tile = load_block(p, place, i, column, L, V)
-        r = tl.trans(load_block(written, place, i, column, L, V))
+        r = load_turned(written, place, i, column, L, V)
         a_b += product(p_tile, r, PRECISION)
         q_b += product(given, r, PRECISION)
-        value, from_values = value_gradients(
-            v, beta, added, seen_values, read_values, grad_kept, given, p_tile, grad_v, place, row, out_row, j, here, head, column, i,
-            STEPS, H, K, V, L, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        rates += from_values
-        if a is not None:
+        value = load_rows(v, row * STEPS + j, head, column, here, H, V).to(tl.float32)
+        if beta is None:
             a_k += product(p_tile, tl.trans(value), PRECISION)
             q_k += product(given, tl.trans(value), PRECISION)
+            found = product(load_turned(read_values, place, i, i, L, L), p_tile, PRECISION)
+            found += product(load_turned(seen_values, place, i, i, L, L), given, PRECISION)
+            for start in range(0, K, BLOCK_K):
+                key = start + tl.arange(0, BLOCK_K)
+                later = load_block(grad_kept, place, key, column, K, V)
+                found += product(load_block(added, place, i, key, L, K), later, PRECISION)
+        else:
+            rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
+            found = rate[:, None] * p_tile
+            rate_sum += tl.sum(p_tile * value, 1)
+        store_rows(grad_v, out_row * STEPS + j, head, column, here, found, H, V)
     a_b, q_b = tl.where(after, a_b, 0.0), tl.where(after | same, q_b, 0.0)
-    a_k, q_k = tl.where(after, a_k, 0.0), tl.where(after | same, q_k * scale, 0.0)
-    decays = tl.zeros((L,), tl.float32)
+    if lower is not None:
+        inside = a_b * load_block(lower, place, i, i, L, L) + q_b * load_block(seen, place, i, i, L, L)
+        upto = tl.where(i[:, None] <= i[None, :], 1.0, 0.0)  # of decay u (row): reads at t ≥ u
+        passed = tl.dot(upto, inside, input_precision=PRECISION)
+        tl.store(decays + place * L + i, tl.sum(tl.where(after, passed, 0.0), 1))
+        g = tl.load(log_decay + row * H + head, mask=here & (j == 0), other=0.0).to(tl.float32)
+        _, _, pairs = between(g, L, PRECISION)
+        a_b, q_b = a_b * pairs, q_b * pairs
+    store_block(grad_lower, place, i, i, a_b, L, L)
+    store_block(grad_seen, place, i, i, q_b * scale, L, L)
+    if beta is None:
+        store_block(grad_read_values, place, i, i, tl.where(after, a_k, 0.0), L, L)
+        store_block(grad_seen_values, place, i, i, tl.where(after | same, q_k * scale, 0.0), L, L)
+    else:
+        tl.store(rates + place * L + i, rate_sum)
+
+
+@kernel
+def gradients(
+    q, k, v, beta, a, b, log_decay, grad_o, kept, written, grad_kept, p,
+    grad_seen, grad_lower, grad_seen_values, grad_read_values, rates, decays,
+    grad_q, grad_k, grad_beta, grad_a, grad_b, grad_log_decay, cu_seqlens, index, T, N, S, direction, own, scale,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr, L: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of all other timed inputs, shaped as they are. One program per slot and head."""
+    slot, head = tl.program_id(0), tl.program_id(1)
+    row, out_row, j, here, used = slot_rows(slot, cu_seqlens, index, T, N, S, direction, own, L, STEPS)
+    if not used:
+        return
+    place = slot.to(tl.int64) * H + head
+    i = tl.arange(0, L)
+    if a is None:
+        rate_sum = tl.load(rates + place * L + i)
     if log_decay is not None and not VECTOR:
         g_row = tl.load(log_decay + row * H + head, mask=here & (j == 0), other=0.0).to(tl.float32)
-        since_row, until_row, pairs = between(g_row, L, PRECISION)
-        inside = a_b * load_block(lower, place, i, i, L, L).to(tl.float32) + q_b * load_block(seen, place, i, i, L, L).to(tl.float32)
-        upto = tl.where(i[:, None] <= i[None, :], 1.0, 0.0)  # of decay u (row): reads at t ≥ u
-        decays = tl.sum(tl.where(after, tl.dot(upto, inside, input_precision=PRECISION), 0.0), 1)
-        a_b, q_b = a_b * pairs, q_b * pairs
-    q_b *= scale
+        decay_sum = tl.load(decays + place * L + i)
+        later_g = tl.where(i[:, None] > i[None, :], g_row[:, None], 0.0)
+        since_row = tl.exp(tl.sum(tl.where(i[:, None] <= i[None, :], g_row[:, None], 0.0), 0))
+        until_row = tl.exp(tl.sum(later_g, 0))
     for begin in range(0, K, BLOCK_K):
         column = begin + tl.arange(0, BLOCK_K)
         query, reader, target, key = vectors(q, k, beta, a, b, row, j, here, head, column, STEPS, H, K)
+        near_query, near_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+        near_target, near_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+        if VECTOR:
+            g = load_rows(log_decay, row, head, column, here & (j == 0), H, K).to(tl.float32)
+            since, until = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
+            grad_g = tl.zeros((L, BLOCK_K), tl.float32)
+            m = 1
+            while m < L:
+                second, across = halves(i, m)
+                x_query, x_reader, y_target = near(
+                    grad_seen, grad_lower, place, i, across, query * tl.exp(since + g), reader * tl.exp(since + g if a is None else since),
+                    target * tl.exp(until), q, L, PRECISION,
+                )  # fmt: skip
+                if a is not None:
+                    x_query_2, x_reader_2, y_key = near(
+                        grad_seen_values, grad_read_values, place, i, across, query * tl.exp(since + g), reader * tl.exp(since),
+                        key * tl.exp(until), q, L, PRECISION,
+                    )  # fmt: skip
+                    x_query += x_query_2
+                    x_reader += x_reader_2
+                    y_key *= tl.exp(until)
+                    near_key += y_key
+                x_query *= tl.exp(since + g)
+                x_reader *= tl.exp(since + g if a is None else since)
+                y_target *= tl.exp(until)
+                near_query += x_query
+                near_reader += x_reader
+                near_target += y_target
+                changed = query * x_query + reader * x_reader + target * y_target
+                if a is not None:
+                    changed += key * y_key
+                    grad_g -= reader * x_reader  # a row that reads before its own decay has no part in that decay's gradient
+                # decay u (row) lies between a read at t ≥ u in the second half, or a write at s < u in the first, and the middle
+                passed = (i[:, None] <= i[None, :]) == second[None, :]
+                stretch = (i[:, None] // m) == (i[None, :] // m)
+                grad_g += tl.dot(tl.where(passed & stretch, 1.0, 0.0), changed, input_precision=PRECISION)
+                since, until = joined(g, since, until, i, m, second)
+                m *= 2
+            own_b = tl.load(grad_seen + place * L * L + i * (L + 1))[:, None]
+            near_query += own_b * target
+            near_target += own_b * query
+            if a is not None:
+                own_k = tl.load(grad_seen_values + place * L * L + i * (L + 1))[:, None]
+                near_query += own_k * key
+                near_key += own_k * query
+        else:
+            near_query, near_reader, near_target = near(
+                grad_seen, grad_lower, place, i, i[:, None] >= i[None, :], query, reader, target, q, L, PRECISION
+            )
         d_query, d_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
         d_target, d_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
         ends = tl.zeros((BLOCK_K,), tl.float32)
@@ -140,47 +225,13 @@ def gradients(
             d_target += product(load_block(written, place, i, over, L, V), later, PRECISION)
             if a is not None:
                 d_key += product(load_rows(v, row, head, over, here, H, V), later, PRECISION)
-            ends += tl.sum(before.to(tl.float32) * later.to(tl.float32), 0)
+            ends += tl.sum(before * later, 0)
         d_query *= scale
         if VECTOR:
-            g = load_rows(log_decay, row, head, column, here & (j == 0), H, K).to(tl.float32)
-            since, until = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-            grad_g = tl.zeros((L, BLOCK_K), tl.float32)
-            near_query, near_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-            near_target, near_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-            m = 1
-            while m < L:
-                second, across = halves(i, m)
-                at_query, rest = tl.exp(since + g), tl.exp(until)
-                at_reader = tl.exp(since + g if a is None else since)
-                queried, read, targets = query * at_query, reader * at_reader, target * rest
-                of_q, of_a = tl.where(across, q_b, 0.0), tl.where(across, a_b, 0.0)
-                x_query, x_reader = product(of_q, targets, PRECISION), product(of_a, targets, PRECISION)
-                y_target = product(tl.trans(of_q), queried, PRECISION) + product(tl.trans(of_a), read, PRECISION)
-                if a is not None:
-                    keys = key * rest
-                    of_q, of_a = tl.where(across, q_k, 0.0), tl.where(across, a_k, 0.0)
-                    x_query += product(of_q, keys, PRECISION)
-                    x_reader += product(of_a, keys, PRECISION)
-                    y_key = product(tl.trans(of_q), queried, PRECISION) + product(tl.trans(of_a), read, PRECISION)
-                    near_key += y_key * rest
-                    # a row that reads before its own decay has no part in that decay's gradient
-                    changed = queried * x_query + read * x_reader + targets * y_target + keys * y_key
-                    grad_g -= read * x_reader
-                else:
-                    changed = queried * x_query + read * x_reader + targets * y_target
-                near_query += x_query * at_query
-                near_reader += x_reader * at_reader
-                near_target += y_target * rest
-                # decay u (row) lies between a read at t ≥ u in the second half, or a write at s < u in the first, and the middle
-                passed = (i[:, None] <= i[None, :]) == second[None, :]
-                stretch = (i[:, None] // m) == (i[None, :] // m)
-                grad_g += tl.dot(tl.where(passed & stretch, 1.0, 0.0), changed, input_precision=PRECISION)
-                since, until = joined(g, since, until, i, m, second)
-                m *= 2
-            at_query, rest = tl.exp(since + g), tl.exp(until)
-            at_reader = tl.exp(since + g if a is None else since)
-            d_query, d_reader, d_target, d_key = d_query * at_query, d_reader * at_reader, d_target * rest, d_key * rest
+            d_query *= tl.exp(since + g)
+            d_reader *= tl.exp(since + g if a is None else since)
+            d_target *= tl.exp(until)
+            d_key *= tl.exp(until)
             reads, writes = query * d_query + reader * d_reader, target * d_target
             if a is not None:
                 writes += key * d_key
@@ -189,34 +240,25 @@ def gradients(
             total = tl.sum(tl.where((i == 0)[:, None], since + g + until, 0.0), 0)
             grad_g += (tl.exp(total) * ends)[None, :]
             store_rows(grad_log_decay, out_row, head, column, here & (j == 0), grad_g, H, K)
-            own_b = tl.sum(tl.where(same, q_b, 0.0), 1)[:, None]
-            d_query += near_query + own_b * target
-            d_reader += near_reader
-            d_target += near_target + own_b * query
-            if a is not None:
-                own_k = tl.sum(tl.where(same, q_k, 0.0), 1)[:, None]
-                d_query += own_k * key
-                d_key += near_key + own_k * query
-        else:
-            if log_decay is not None:
-                d_query, d_reader, d_target = d_query * since_row[:, None], d_reader * since_row[:, None], d_target * until_row[:, None]
-                reads, writes = tl.sum(query * d_query + reader * d_reader, 1), tl.sum(target * d_target, 1)
-                decays += tl.sum(tl.where(i[:, None] >= i[None, :], reads[:, None], 0.0), 0)
-                decays += tl.sum(tl.where(i[:, None] < i[None, :], writes[:, None], 0.0), 0)
-                decays += tl.exp(tl.sum(g_row, 0)) * tl.sum(ends, 0)
-            d_query += product(q_b, target, PRECISION)
-            d_reader += product(a_b, target, PRECISION)
-            d_target += product(tl.trans(q_b), query, PRECISION) + product(tl.trans(a_b), reader, PRECISION)
+        elif log_decay is not None:
+            d_query, d_reader, d_target = d_query * since_row[:, None], d_reader * since_row[:, None], d_target * until_row[:, None]
+            reads, writes = tl.sum(query * d_query + reader * d_reader, 1), tl.sum(target * d_target, 1)
+            decay_sum += tl.sum(tl.where(i[:, None] >= i[None, :], reads[:, None], 0.0), 0)
+            decay_sum += tl.sum(tl.where(i[:, None] < i[None, :], writes[:, None], 0.0), 0)
+            decay_sum += tl.exp(tl.sum(g_row, 0)) * tl.sum(ends, 0)
+        d_query += near_query
+        d_reader += near_reader
+        d_target += near_target
         store_rows(grad_q, out_row, head, column, here & (j == STEPS - 1), d_query, H, K)
         if a is None:
             rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
-            rates -= tl.sum(key * d_reader, 1)
+            rate_sum -= tl.sum(key * d_reader, 1)
             store_rows(grad_k, out_row * STEPS + j, head, column, here, d_target - rate[:, None] * d_reader, H, K)
         else:
             store_rows(grad_a, out_row, head, column, here, d_reader, H, K)
             store_rows(grad_b, out_row, head, column, here, d_target, H, K)
-            store_rows(grad_k, out_row, head, column, here, d_key, H, K)
+            store_rows(grad_k, out_row, head, column, here, d_key + near_key, H, K)
     if a is None:
-        tl.store(grad_beta + (out_row * STEPS + j) * H + head, rates, mask=here)
+        tl.store(grad_beta + (out_row * STEPS + j) * H + head, rate_sum, mask=here)
     if log_decay is not None and not VECTOR:
-        tl.store(grad_log_decay + out_row * H + head, decays, mask=here & (j == 0))
+        tl.store(grad_log_decay + out_row * H + head, decay_sum, mask=here & (j == 0))

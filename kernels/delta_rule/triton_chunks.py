@@ -54,34 +54,34 @@ def slot_rows(slot, cu_seqlens, index, T, N, S, direction, own, L: tl.constexpr,
 @triton.jit
 def load_rows(values, row, head, column, mask, H: tl.constexpr, WIDTH: tl.constexpr):
     """[L, columns] of values [rows, H, WIDTH]; 0 outside."""
-    at = (row[:, None] * H + head) * WIDTH + column[None, :]
-    return tl.load(values + at, mask=mask[:, None] & (column < WIDTH)[None, :], other=0.0)
+    at = (values + (row * H + head) * WIDTH)[:, None] + column[None, :]
+    return tl.load(at, mask=mask[:, None] & (column < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
 def store_rows(values, row, head, column, mask, found, H: tl.constexpr, WIDTH: tl.constexpr):
-    at = (row[:, None] * H + head) * WIDTH + column[None, :]
-    tl.store(values + at, found, mask=mask[:, None] & (column < WIDTH)[None, :])
+    at = (values + (row * H + head) * WIDTH)[:, None] + column[None, :]
+    tl.store(at, found, mask=mask[:, None] & (column < WIDTH)[None, :])
 
 
 @triton.jit
 def load_block(values, place, row, column, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """[rows, columns] of matrix ``place`` of values [..., ROWS, WIDTH]; 0 outside."""
-    at = place * (ROWS * WIDTH) + row[:, None] * WIDTH + column[None, :]
-    return tl.load(values + at, mask=(row < ROWS)[:, None] & (column < WIDTH)[None, :], other=0.0)
+    at = (values + place * (ROWS * WIDTH)) + (row[:, None] * WIDTH + column[None, :])  # 64 bits only for the matrix, to spare registers
+    return tl.load(at, mask=(row < ROWS)[:, None] & (column < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
 def load_turned(values, place, row, column, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """The same, transposed: [columns, rows]."""
-    at = place * (ROWS * WIDTH) + row[None, :] * WIDTH + column[:, None]
-    return tl.load(values + at, mask=(row < ROWS)[None, :] & (column < WIDTH)[:, None], other=0.0)
+    at = (values + place * (ROWS * WIDTH)) + (row[None, :] * WIDTH + column[:, None])
+    return tl.load(at, mask=(row < ROWS)[None, :] & (column < WIDTH)[:, None], other=0.0)
 
 
 @triton.jit
 def store_block(values, place, row, column, found, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    at = place * (ROWS * WIDTH) + row[:, None] * WIDTH + column[None, :]
-    tl.store(values + at, found, mask=(row < ROWS)[:, None] & (column < WIDTH)[None, :])
+    at = (values + place * (ROWS * WIDTH)) + (row[:, None] * WIDTH + column[None, :])
+    tl.store(at, found, mask=(row < ROWS)[:, None] & (column < WIDTH)[None, :])
 
 
 @triton.jit

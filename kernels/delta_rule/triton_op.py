@@ -15,8 +15,9 @@ from ..native import watch, watched_gradients
 from ..spans import Spans
 
 FORWARD, BACKWARD = "delta_rule.triton_kernels.", "delta_rule.triton_backward_kernels."
-MAX_STEPS = 32  # per token: the rows of a chunk
-ROWS = {torch.float32: 32, torch.float16: 32, torch.bfloat16: 64}
+# Rows of a chunk. Hopper and Blackwell multiply 64 rows at once and read operands from shared memory; the three products for float32, and
+# the many of decays per channel, pass registers, of which more rows would need more than there are.
+ROWS, FEW_ROWS = 64, 32
 
 
 def delta_rule(
@@ -25,8 +26,8 @@ def delta_rule(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K|V|-]; log_decay: None, [B, T, H] or [B, T, H, K]; state: [S, H, K, V]
     → o [B, T, H, V] in the type of q, final state; batches as in ``Spans``. Raises ValueError for more than 32 steps per token."""
-    if k.shape[2] > MAX_STEPS:
-        raise ValueError(f"steps: backend='triton' takes up to {MAX_STEPS} per token, got {k.shape[2]}; use backend='chunkwise'")
+    if k.shape[2] > FEW_ROWS:
+        raise ValueError(f"steps: backend='triton' takes up to {FEW_ROWS} per token, got {k.shape[2]}; use backend='chunkwise'")
     return _delta_rule(q, k, v, beta, None, None, log_decay, state, scale, cu_seqlens, index, direction, own)[:2]
 
 
@@ -56,9 +57,9 @@ class Plan:
     @classmethod
     def of(cls, spans: Spans, q: Tensor, k: Tensor, v: Tensor, a: Tensor | None, b: Tensor | None, log_decay: Tensor | None) -> Plan:
         dtype = reduce(torch.promote_types, (value.dtype for value in (q, k, v, a, b) if value is not None))
-        L = ROWS[dtype]
-        precision = "tf32" if dtype == torch.bfloat16 else product_precision()
         decay = 0 if log_decay is None else log_decay.dim() - 2
+        L = ROWS if dtype == torch.bfloat16 and decay < 2 else FEW_ROWS
+        precision = "tf32" if dtype == torch.bfloat16 else product_precision()
         return cls(spans, q.shape[2], q.shape[3], v.shape[-1], k.shape[2], L, precision, a is not None, decay)
 
     @property
@@ -96,6 +97,15 @@ class Plan:
         whole = like.new_empty((self.chunks, self.heads, self.key) if self.decay else (0,), dtype=torch.float32)
         return whole, like.new_empty(sum(map(prod, self.shapes().values())), dtype=torch.float32)
 
+    def gradients(self, like: Tensor) -> dict[str, Tensor | None]:
+        """Room for the gradients of the matrices [L, L], by name, and for what else goes from one backward kernel to another."""
+        names = ["grad_seen", "grad_lower"] + (["grad_seen_values", "grad_read_values"] if self.general else [])
+        squares = like.new_empty(len(names), self.chunks, self.heads, self.L, self.L)
+        rows = like.new_empty(2, self.chunks, self.heads, self.L)
+        absent = dict.fromkeys(("grad_seen_values", "grad_read_values"))
+        sums = {"rates": None if self.general else rows[0], "decays": rows[1] if self.decay == 1 else None}
+        return absent | dict(zip(names, squares.unbind(), strict=True)) | sums
+
     def run(
         self, kernel: str, arguments: dict[str, Any], blocks: list[Config], macs: float, tiled: bool = False, chunked: bool = True
     ) -> None:
@@ -130,21 +140,27 @@ def _forward(plan: Plan, given: dict[str, Any], kept: dict[str, Any], o: Tensor,
     L, K, V = plan.L, plan.key, plan.value
     scores, levels = (4 if plan.general else 2) * L * L * K, (L.bit_length() - 1 if plan.decay == 2 else 1)
     timed = {name: given[name] for name in ("q", "k", "v", "beta", "a", "b", "log_decay", "scale")}
+    prepared = _tiles(plan, *([(32, 64, 4), (16, 32, 4)] if plan.L == ROWS else [(16, 16, 8)]))
     made = ("w", "u", "queries", "ahead", "added", "whole", "inverse", "seen", "lower", "seen_values", "read_values")
     plan.run(
-        FORWARD + "prepare", timed | {name: kept[name] for name in made}, _tiles(plan, (64, 64, 4), (32, 64, 4), (64, 64, 8), (32, 32, 4)),
+        FORWARD + "prepare", timed | {name: kept[name] for name in made}, prepared,
         levels * scores + L * L * (K + V + (V if plan.general else 0) + 4 * L),
     )  # fmt: skip
     read = {name: kept[name] for name in ("w", "u", "ahead", "added", "whole", "kept", "written")}
     plan.run(
         FORWARD + "states", read | {"v": given["v"], "state": given["state"], "final": final},
-        _columns(plan, (32, 4, 1), (32, 4, 2), (16, 4, 1), (64, 8, 1)), (3 if plan.general else 2) * L * K * V, tiled=True, chunked=False,
+        _places(plan), (3 if plan.general else 2) * L * K * V, tiled=True, chunked=False,
     )  # fmt: skip
     read = {name: kept[name] for name in ("queries", "seen", "seen_values", "kept", "written")}
     plan.run(
         FORWARD + "outputs", read | {"v": given["v"], "o": o},
         _columns_of_both(plan, (64, 64, 4), (64, 128, 8), (32, 32, 4)), L * V * (K + L * (2 if plan.general else 1)), tiled=True,
     )  # fmt: skip
+
+
+def _places(plan: Plan) -> list[Config]:
+    """Candidates for the kernels that go from chunk to chunk."""
+    return _columns(plan, *([(32, 4, 1), (16, 4, 1)] if plan.L == ROWS else [(16, 8, 1)]))
 
 
 def _columns_of_both(plan: Plan, *forms: tuple[int, int, int]) -> list[Config]:
@@ -190,17 +206,24 @@ def _delta_rule_backward(
     read = {name: parts[name] for name in ("w", "queries", "ahead", "whole", "inverse", "seen", "grad_kept", "p")}
     plan.run(
         BACKWARD + "states_backward", read | {"grad_o": grad_o, "grad_final": grad_final.contiguous(), "grad_state": grad_state},
-        _columns(plan, (32, 4, 1), (32, 4, 2), (16, 4, 1), (64, 8, 1)), L * V * (3 * K + 2 * L), tiled=True, chunked=False,
+        _places(plan), L * V * (3 * K + 2 * L), tiled=True, chunked=False,
     )  # fmt: skip
     timed = {"q": q, "k": k, "v": v, "beta": beta, "a": a, "b": b, "log_decay": log_decay}
     grads = {name: None if value is None else value.new_empty(*spans.output(value), *value.shape[2:]) for name, value in timed.items()}
-    read = {name: parts[name] for name in ("added", "seen", "lower", "seen_values", "read_values", "kept", "written", "grad_kept", "p")}
-    arguments = timed | read | {f"grad_{name}": value for name, value in grads.items()} | {"grad_o": grad_o, "scale": scale}
-    kinds, levels = (2 if plan.general else 1), L.bit_length() - 1
-    scores = kinds * 4 * L * L * K * (levels if plan.decay == 2 else 1) + (levels * L * L * K if plan.decay == 2 else 0)
+    made = plan.gradients(kept)
+    read = {name: parts[name] for name in ("added", "seen", "lower", "seen_values", "read_values", "written", "grad_kept", "p")}
+    some = {name: timed[name] for name in ("q", "v", "beta", "log_decay")}
     plan.run(
-        BACKWARD + "gradients", arguments, _tiles(plan, (32, 64, 8), (32, 32, 8), (64, 64, 8), (32, 32, 4)),
-        scores + kinds * 2 * L * L * V + (3 * L * K * V if kinds == 1 else 5 * L * K * V + 2 * L * L * V),
+        BACKWARD + "score_gradients", some | read | made | {"grad_v": grads["v"], "grad_o": grad_o, "scale": scale},
+        _columns_of_both(plan, (32, 32, 4) if plan.decay < 2 else (16, 16, 8)), L * L * V * (6 if plan.general else 2) + (L * K * V if plan.general else 0),
+    )  # fmt: skip
+    read = {name: parts[name] for name in ("kept", "written", "grad_kept", "p")}
+    results = {f"grad_{name}": value for name, value in grads.items() if name != "v"}
+    kinds, levels = (2 if plan.general else 1), (L.bit_length() - 1 if plan.decay == 2 else 1)
+    plan.run(
+        BACKWARD + "gradients", timed | read | made | results | {"grad_o": grad_o, "scale": scale},
+        _tiles(plan, *([(32, 32, 8), (16, 16, 8)] if plan.L == ROWS else [(16, 16, 8)])),
+        levels * L * L * K * (4 * kinds + (1 if plan.decay == 2 else 0)) + L * K * V * (kinds + 2),
     )  # fmt: skip
     found = [q.new_empty(0) if value is None else spans.summed(value) for value in grads.values()]
     return found[0], found[1], found[2], found[3], found[4], found[5], found[6], grad_state
