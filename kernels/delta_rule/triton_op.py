@@ -18,6 +18,7 @@ FORWARD, BACKWARD = "delta_rule.triton_kernels.", "delta_rule.triton_backward_ke
 # Rows of a chunk. Hopper and Blackwell multiply 64 rows at once and read operands from shared memory; the three products for float32, and
 # the many of decays per channel, pass registers, of which more rows would need more than there are.
 ROWS, FEW_ROWS = 64, 32
+BY_TILE = ("w", "queries", "ahead", "added", "inverse", "seen", "seen_values")  # read once more for every tile of the values' columns
 
 
 def delta_rule(
@@ -117,7 +118,12 @@ class Plan:
         def grid(c):
             return (first, self.heads, -(-self.value // c["BLOCK_V"])) if tiled else (first, self.heads)
 
-        launch(kernel, grid, arguments | self.spans.arguments(), candidates, flops=2.0 * self.chunks * self.heads * macs)
+        traffic = sum(value.numel() * value.element_size() for value in arguments.values() if isinstance(value, Tensor))
+        if tiled:
+            repeats = -(-self.value // candidates[0].constants["BLOCK_V"]) - 1
+            traffic += repeats * sum(4 * arguments[name].numel() for name in BY_TILE if arguments.get(name) is not None)
+        flops = 2.0 * self.chunks * self.heads * macs
+        launch(kernel, grid, arguments | self.spans.arguments(), candidates, flops=flops, traffic=traffic)
 
 
 def _block(width: int, most: int) -> int:
@@ -215,7 +221,8 @@ def _delta_rule_backward(
     some = {name: timed[name] for name in ("q", "v", "beta", "log_decay")}
     plan.run(
         BACKWARD + "score_gradients", some | read | made | {"grad_v": grads["v"], "grad_o": grad_o, "scale": scale},
-        _columns_of_both(plan, (32, 32, 4) if plan.decay < 2 else (16, 16, 8)), L * L * V * (6 if plan.general else 2) + (L * K * V if plan.general else 0),
+        _columns_of_both(plan, (32, 32, 4) if plan.decay < 2 else (16, 16, 8)),
+        L * V * (6 * L + K if plan.general else 2 * L),
     )  # fmt: skip
     read = {name: parts[name] for name in ("kept", "written", "grad_kept", "p")}
     results = {f"grad_{name}": value for name, value in grads.items() if name != "v"}
