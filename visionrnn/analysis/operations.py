@@ -14,6 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import visionrnn.kernels  # noqa: F401  makes the operators known to torch
+from visionrnn.kernels.dispatch import has
+from visionrnn.kernels.spans import BOTH
 from visionrnn.layers import linear
 
 Shape = torch.Size
@@ -97,6 +99,51 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "max_plus_scan": _max_plus_scan,
 }
 """Name below ``torch.ops.visionrnn`` → operations, from the shapes of the arguments."""
+
+
+def _delta_rule_kernel(
+    q: Shape, k: Shape, v: Shape, beta: Shape | None, a: Shape | None, b: Shape | None, log_decay: Shape | None, *_: Any, **__: Any
+) -> int:
+    return _delta_rule(q, k, v, k, log_decay) if a is None else _generalized_delta_rule(q, k, v)
+
+
+def _symmetric_retention(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    # two memories: of all earlier steps, and of the later ones of a chunk
+    return q[:-1].numel() * (10 * q[-1] * v[-1] + 4 * q[-1] + 2 * v[-1])
+
+
+def _mixer_inputs(uz: Shape, taps: Shape, _: Any, weight: Shape, step_weight: Shape, *__: Any, **___: Any) -> int:
+    # of each direction: the convolution, two products
+    return 2 * uz[0] * (uz[1] * taps[1] + 2 * weight.numel() + 2 * step_weight.numel())
+
+
+def _mixer_output(y: Shape, uz: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * y[1] * weight.numel()
+
+
+KERNELS: dict[str, Callable[..., int]] = {
+    **{name: FORMULAS[name] for name in FORMULAS if name not in ("mlstm_mix", "generalized_delta_rule", "prefix_softmax")},
+    "causal_conv": lambda u, weight, *_, **__: 2 * u.numel() * weight[-2],
+    "delta_rule": _delta_rule_kernel,
+    "nonlinear_rnn": lambda x, R, *_, **__: 2 * x[0] * x[1] * R[-4:].numel(),
+    "symmetric_retention": _symmetric_retention,
+    "mixer_inputs": _mixer_inputs,
+    "mixer_output": _mixer_output,
+}
+"""The same for the ops that launch Triton's kernels, "triton_" before their names; both directions of shared inputs count twice."""
+
+
+def _counter(name: str, formula: Callable[..., int]) -> Callable[..., int]:
+    """``formula`` for an op of Triton's, told whether it runs both ways."""
+    names = [argument.name for argument in getattr(torch.ops.visionrnn, name).default._schema.arguments]
+
+    def count(*given: Any, **others: Any) -> int:
+        named = dict(zip(names, given, strict=False))
+        return formula(*given, **others) * (2 if named.get("direction") == BOTH and not named["own"] else 1)
+
+    return count
+
+
 ELEMENTWISE = ("softplus", "tanh", "sigmoid", "silu_gate", "checked_boundaries")
 
 
@@ -107,7 +154,10 @@ class OperationCount(FlopCounterMode):
     """
 
     def __init__(self) -> None:
-        known = {getattr(torch.ops.visionrnn, name): formula for name, formula in FORMULAS.items() if hasattr(torch.ops.visionrnn, name)}
+        ops = torch.ops.visionrnn
+        known = {getattr(ops, name): formula for name, formula in FORMULAS.items() if hasattr(ops, name)}
+        kernels = {f"triton_{name}": formula for name, formula in KERNELS.items() if has("diagonal", "triton", None)}  # which loads all ops
+        known |= {getattr(ops, name): _counter(name, formula) for name, formula in kernels.items() if hasattr(ops, name)}
         super().__init__(display=False, custom_mapping=known)
         for name in ("addmm", "baddbmm"):  # torch counts those that are not in place only
             self.flop_registry[getattr(torch.ops.aten, f"{name}_")] = self.flop_registry[getattr(torch.ops.aten, name)]
@@ -124,7 +174,7 @@ class OperationCount(FlopCounterMode):
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         name = str(func_packet).removeprefix("visionrnn.")
-        if name != str(func_packet) and name not in FORMULAS and name not in ELEMENTWISE:
+        if name != str(func_packet) and name.removeprefix("triton_") not in {*FORMULAS, *KERNELS, *ELEMENTWISE}:
             self.not_counted.add(name)
         return super()._count_flops(func_packet, out, args, kwargs)
 
