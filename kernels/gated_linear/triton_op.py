@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from math import prod
 from typing import Any, Optional
 
 import torch
@@ -59,7 +60,7 @@ def _gradient_tiles(constants: Constants, half: bool) -> list[Config]:
     if not half:
         return _tiles(constants, CHUNK, half, (16, 32, 16, 4), (16, 32, 32, 4))
     if constants["DECAY"] == 2:
-        return _tiles(constants, CHUNK, half, (16, 32, 64, 4), (64, 32, 32, 8))
+        return _tiles(constants, CHUNK, half, (16, 32, 64, 4), (16, 32, 32, 4))
     return _tiles(constants, CHUNK, half, (64, 64, 64, 8), (64, 64, 32, 8))
 
 
@@ -68,7 +69,8 @@ def _parts(c: Constants) -> tuple[int, int]:
     return -(-c["K"] // c["BK"]), -(-c["V"] // c["BV"])
 
 
-CHUNK = 64
+CHUNK = 64  # steps between kept states
+FEW = 128  # programs that leave most of a GPU idle
 
 
 def _nothing(like: Tensor) -> Tensor:
@@ -105,11 +107,14 @@ def _launch_states(
     scale: float, backward: bool,
 ) -> None:  # fmt: skip
     half = x.dtype != torch.float32
-    choices = ((64, 64, 64, 8), (64, 64, 64, 4), (64, 32, 32, 4)) if half else ((32, 32, 32, 4), (16, 32, 32, 4))
+    choices = ((64, 64, 64, 8), (64, 64, 64, 4), (64, 16, 16, 4)) if half else ((32, 32, 32, 4), (32, 16, 16, 4))
+    tiles = _tiles({**constants, "BACKWARD": backward}, CHUNK, half, *choices)
+    if len(tiles) > 1 and spans.sequences * prod(_parts(tiles[0].constants)) * constants["H"] < FEW:
+        tiles = [tiles[-1], *tiles[:-1]]  # few long sequences: more programs, although each row is read more often
     launch(
         "gated_linear.triton_kernels.states", lambda c: (spans.sequences, c["H"], _parts(c)[0] * _parts(c)[1]),
         {"x": x, "y": y, "log_decay": log_decay, "state": state, "kept": kept, "final": final, "scale": scale, **spans.arguments()},
-        _tiles({**constants, "BACKWARD": backward}, CHUNK, half, *choices),
+        tiles,
         flops=2 * spans.N * spans.directions * state.shape[1:].numel(),
     )  # fmt: skip
 
