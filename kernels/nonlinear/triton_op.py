@@ -46,7 +46,7 @@ def _block(width: int) -> int:
 
 def _over_time(constants: dict[str, Any], like: Tensor, together: int, stage: int) -> list[Config]:
     """Eight sequences in a program: more programs, fewer registers, and as few idle columns as tensor cores allow where sequences are
-    few; sixteen, the other candidate, halve how often R is read and fit into registers up to 64 units.
+    few; sixteen, the other candidate, halve how often R is read.
 
     R is resident where it is small; else ``together`` of its matrices are read in tiles that make up a ``stage`` of bytes.
     """
@@ -58,7 +58,7 @@ def _over_time(constants: dict[str, Any], like: Tensor, together: int, stage: in
         tile = max(16 if half else 8, min(64, block // 2, 1 << fitting.bit_length() - 1))
     shared = {**constants, "BLOCK_D": block, "TILE": tile, "PREFETCH": block < 256}
     found = [Config({**shared, "BLOCK_S": 8}, warps=4 if block <= 64 else 8)]
-    return [*found, Config({**shared, "BLOCK_S": 16}, warps=8)] if half and block <= 64 else found
+    return [*found, Config({**shared, "BLOCK_S": 16}, warps=8)] if half and block == 64 else found
 
 
 def _is_resident(configs: list[Config]) -> bool:
@@ -119,7 +119,7 @@ def _nonlinear_rnn_backward(
         {
             "x": x, "R": R, "bias": bias, "state": state, "y": y, "gates": gates, "inner": inner, "earlier": earlier, **spans.arguments()
         },
-        [Config(whole), Config({**whole, "BLOCK_T": 128}, warps=8), Config({**whole, "BLOCK_T": 32})],
+        [Config(whole), Config({**whole, "BLOCK_T": 128}, warps=8)],
         flops=2 * y.numel() * matrices * width,
     )  # fmt: skip
     stage = STAGE_BYTES_WIDE if x.element_size() == 4 and width > 128 else STAGE_BYTES_BACKWARD
@@ -151,12 +151,12 @@ def _matrix_gradients(
     partial_R = gates.new_empty(parts, *R.shape, dtype=torch.float32)
     partial_bias = None if bias is None else bias.new_empty(parts, *bias.shape)
     matrix_constants = {name: value for name, value in constants.items() if name != "STATES"}
-    whole = {**matrix_constants, "BLOCK_T": 64 if gates.element_size() == 2 else 32, "BLOCK_D": block}
+    whole = {**matrix_constants, "BLOCK_T": 64 if gates.element_size() == 2 else max(16, block // 2), "BLOCK_D": block}
     launch(
         "nonlinear.triton_parallel_kernels.nonlinear_rnn_matrix_gradient",
         lambda c: (parts * tiles, heads, turned * constants["BIASES"]),
         {"gates": gates, "inner": inner, "earlier": earlier, "grad_R": partial_R, "grad_bias": partial_bias, "N": rows},
-        [Config(whole), Config(whole, warps=8), Config({**whole, "BLOCK_T": 32}, stages=3)],
+        [Config(whole), Config(whole, warps=8)],
         flops=2 * earlier.numel() * constants["MATRICES"] * width,
     )  # fmt: skip
     return partial_R.sum(0), earlier.new_empty(0) if partial_bias is None else partial_bias.sum(0)
