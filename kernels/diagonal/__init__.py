@@ -169,6 +169,7 @@ def selective_scan(
     return (y.to(u.dtype), final) if return_final_state else y.to(u.dtype)
 
 
+@ordered("diagonal", "prefix_softmax", timed=("values", "scores"), rank=4, constants=("log_decay", "bonus"), fused=False)
 def prefix_softmax(
     scores: Tensor,
     values: Tensor,
@@ -180,6 +181,9 @@ def prefix_softmax(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Softmax attention of one fixed query to all tokens so far, as a recurrence (Aaren; Feng et al. 2024), with RWKV-4's decay and bonus.

@@ -1,7 +1,8 @@
 """Recurrences that are a diagonal scan of computed inputs and decays: minGRU, minLSTM, Longhorn, LRU, S4D.
 
 All take the options of :func:`visionrnn.kernels.diagonal_scan`: ``return_final_state``, ``reverse``, ``cu_seqlens``, ``max_seqlen``,
-``backend``. HGRN's real form needs nothing around it: it is ``diagonal_scan(x, log_decay)``.
+``backend``, and ``index``, ``direction``, ``merge``, where each of two directions of inputs [2, B, ...] has its own of all else too; they
+run one after the other. HGRN's real form needs nothing around it: it is ``diagonal_scan(x, log_decay)``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ordered import ordered
 from . import diagonal_scan
 
 
+@ordered("diagonal", "diagonal_scan", timed=("hidden", "gate"), rank=3, fused=False)
 def min_gru(
     hidden: Tensor,
     gate: Tensor,
@@ -23,6 +26,9 @@ def min_gru(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """minGRU (Feng et al. 2024): z = σ(gate); h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ g(hidden_t), g as in :func:`positive_values`.
@@ -39,6 +45,7 @@ def min_gru(
     )  # fmt: skip
 
 
+@ordered("diagonal", "diagonal_scan", timed=("hidden", "forget_gate", "input_gate"), rank=3, fused=False)
 def min_lstm(
     hidden: Tensor,
     forget_gate: Tensor,
@@ -50,6 +57,9 @@ def min_lstm(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """minLSTM (Feng et al. 2024): h_t = f' ⊙ h_{t-1} + i' ⊙ g(hidden_t) with f' = f / (f + i), i' = i / (f + i).
@@ -73,6 +83,7 @@ def positive_values(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x + 0.5, x.sigmoid())
 
 
+@ordered("diagonal", "diagonal_scan", timed=("x", "beta", "k", "q", "z"), rank=3, constants=("D",), fused=False)
 def longhorn(
     x: Tensor,
     beta: Tensor,
@@ -86,6 +97,9 @@ def longhorn(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Longhorn (Liu et al. 2024), the closed-form online associative memory with a diagonal transition.
@@ -115,6 +129,7 @@ def longhorn(
     return (out, final) if return_final_state else out
 
 
+@ordered("diagonal", "diagonal_scan", timed=("u",), rank=3, constants=("log_decay", "B", "C", "D"), fused=False)
 def lru(
     u: Tensor,
     log_decay: Tensor,
@@ -127,6 +142,9 @@ def lru(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Linear recurrent unit (Orvieto et al. 2023): h_t = exp(log_decay) ⊙ h_{t-1} + B u_t, y_t = Re(C h_t) + D ⊙ u_t.
@@ -149,6 +167,7 @@ def lru(
     return (y, final) if return_final_state else y
 
 
+@ordered("diagonal", "diagonal_scan", timed=("u",), rank=3, constants=("dt", "A", "C", "D"), fused=False)
 def s4d(
     u: Tensor,
     dt: Tensor,
@@ -161,6 +180,9 @@ def s4d(
     reverse: bool = False,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
+    index: Tensor | None = None,
+    direction: str | None = None,
+    merge: str = "sum",
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """S4D (Gu et al. 2022), a diagonal state-space model held for a step of ``dt`` (zero-order hold), N complex states per channel.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from triton_checks import DEVICE, check, moved, packed
 
-from visionrnn.kernels import selective_scan
+from visionrnn.kernels import min_gru, selective_scan
 from visionrnn.kernels.diagonal import triton_op, triton_plan, triton_selective_op
 from visionrnn.kernels.launch import recording
 from visionrnn.testing import SAMPLES, error
@@ -58,6 +58,16 @@ def test_launches_of_a_selective_scan(batch, forward):
         selective_scan(u, delta, -torch.ones(32, 4), B, C, backend="triton")
     assert len(found) == forward
     assert all(launch.arguments.get("state") is None for launch in found)
+
+
+def test_functions_around_a_scan_take_an_order_and_directions():
+    """Any back end: each direction runs by itself."""
+    hidden, gate = torch.randn(2, 2, 7, 3, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(14, generator=torch.Generator().manual_seed(1))
+    moved_rows = [value.flatten(0, 1)[order].view_as(hidden) for value in (hidden, gate)]
+    both = min_gru(*moved_rows) + min_gru(*moved_rows, reverse=True)
+    found = min_gru(hidden, gate, index=order, direction="both")
+    assert torch.equal(found.flatten(0, 1)[order].view_as(hidden), both)
 
 
 def test_small_steps_keep_their_precision():
