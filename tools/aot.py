@@ -1,7 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and compares registers, spills and instructions with the committed table.
 
 python tools/aot.py [--only NAME ...] [--kernel NAME] [--targets sm_90 ...] [--dtypes bf16 fp32] [--all] [--update]
-python tools/aot.py --peers [--only NAME ...]     flash-linear-attention's kernels over its own configurations, beside ours
+python tools/aot.py --peers [--only NAME ...] [--count]     flash-linear-attention's kernels over its own configurations, beside ours
 python tools/aot.py --keys     whether Triton would compile a kernel again for other numbers of steps and sequences
 
 Compiled is the candidate that runs without tuning, the others only where it takes more shared memory than every GPU has, or with --all.
@@ -38,7 +38,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--all", action="store_true", help="every candidate; those beyond the table are not compared with it")
     parser.add_argument("--keys", action="store_true", help="ask Triton for the keys of 20 lengths and batches; compile nothing")
+    parser.add_argument("--table", action="store_true", help="print the committed table for docs/triton.md; compile nothing")
     parser.add_argument("--peers", action="store_true", help="flash-linear-attention's kernels beside ours, for an H100")
+    parser.add_argument("--count", action="store_true", help="with --peers: launches and bytes only")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--update", action="store_true", help="write what was found into the table")
     return parser.parse_args()
@@ -64,7 +66,7 @@ def peers(options: argparse.Namespace) -> int:
         return 2
     from aot_peers import compare
 
-    compare(options.only, options.processes)
+    compare(options.only, options.processes, options.count)
     return 0
 
 
@@ -91,6 +93,9 @@ def main() -> int:
     options, start = parsed(), time.perf_counter()
     os.environ.pop("TRITON_INTERPRET", None)  # read when Triton is imported; what its interpreter runs cannot be compiled
     os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "aot"))
+    if options.table:
+        print(*aot.markdown(aot.read(TABLE)["kernels"], options.targets), sep="\n")
+        return 0
     if options.peers:
         return peers(options)
     if options.keys:

@@ -71,8 +71,7 @@ def pretended() -> Iterator[list[Called]]:
 
     def run(function: Any, *args: Any, grid: Any = None, warmup: bool = False, **kwargs: Any) -> None:
         named = dict(zip(function.arg_names, args, strict=False)) | kwargs
-        traffic = sum(value.numel() * value.element_size() for value in named.values() if isinstance(value, Tensor))
-        found = Called(function.fn.__qualname__, traffic, [compilation(function, TARGET, named)])
+        found = Called(function.fn.__qualname__, _bytes(named.values()), [compilation(function, TARGET, named)])
         (called if group is None else group).append(found)
 
     def tune(tuner: Any, *args: Any, **kwargs: Any) -> None:
@@ -176,11 +175,19 @@ def ours(sample: str) -> tuple[list[Called], list[Called]]:
     widths = next(shipped for shipped in SHIPPED if shipped.sample == sample)
     shipped = Shipped(sample, widths.heads, widths.key, widths.value, "batch", LENGTH, BATCH)
     found = [
-        Called(stated.kernel.rpartition(".")[2], int(stated.traffic), [of_launch(stated, config, TARGET) for config in stated.candidates])
+        Called(
+            stated.kernel.rpartition(".")[2],
+            _bytes(stated.arguments.values()),
+            [of_launch(stated, config, TARGET) for config in stated.candidates],
+        )
         for stated in shipped.launches(DTYPES["bf16"])
     ]
     forward = len(shipped.launches(DTYPES["bf16"], backward=False))
     return found[:forward], found[forward:]
+
+
+def _bytes(arguments: Iterable[Any]) -> int:
+    return sum(value.numel() * value.element_size() for value in arguments if isinstance(value, Tensor))
 
 
 FIGURES = ("registers", "spills", "shared", "occupancy", "instructions", "tensor", "loads")
@@ -198,16 +205,19 @@ def rows(launches: list[Called], figures: dict[Compilation, dict[str, Any]]) -> 
         yield f"| `{called.kernel}` | {len(known)}{failed} | {' | '.join(cells)} | {called.traffic / 1e6:.1f} |"
 
 
-def compare(only: Iterable[str], processes: int) -> None:
-    """Prints, for each function, fla's launches and ours."""
-    sides = {name: {"fla": pair, "visionrnn": ours(name)} for name, pair in theirs(only).items()}
+def compare(only: Iterable[str], processes: int, count: bool) -> None:
+    """Prints launches and bytes of each function; unless only to ``count``, the figures of its kernels too."""
+    sides = {name: {"fla": pair, "ours": ours(name)} for name, pair in theirs(only).items()}
+    print("| function | launches fla | ours | MB fla | ours |\n|---|---|---|---|---|")
     for name, found in sides.items():
+        launches = [f"{len(forward)} + {len(backward)}" for forward, backward in found.values()]
+        sizes = [" + ".join(f"{sum(one.traffic for one in part) / 1e6:.0f}" for part in pair) for pair in found.values()]
+        print(f"| {' | '.join([name, *launches, *sizes])} |")
+    for name, found in {}.items() if count else sides.items():
         jobs = [one for forward, backward in found.values() for called in forward + backward for one in called.compilations]
         figures = dict(compile_all(jobs, processes, pretend))
-        print(f"\n## {name}\n")
         for side, (forward, backward) in found.items():
-            total = sum(called.traffic for called in forward + backward) / 1e6
-            print(f"{side}: {len(forward)} + {len(backward)} launches, {total:.0f} MB\n")
+            print(f"\n{name}, {side}:\n")
             print("| kernel | configurations |", " | ".join(FIGURES), "| MB |")
             print("|---|---" + "|---" * (len(FIGURES) + 1) + "|")
-            print(*rows(forward + backward, figures), sep="\n", end="\n\n", flush=True)
+            print(*rows(forward + backward, figures), sep="\n", flush=True)

@@ -129,6 +129,27 @@ def _rows(table: Mapping[str, Mapping[str, Figures]]) -> Iterator[tuple[str, str
             yield kernel, key, figures
 
 
+def markdown(table: Mapping[str, Mapping[str, Figures]], targets: Iterable[str]) -> Iterator[str]:
+    """A line for each kernel and type; a cell for each target: the most over its forms."""
+    targets = list(targets)
+    yield f"| kernel | type | {' | '.join(targets)} |"
+    yield "|---|---" + "|---" * len(targets) + "|"
+    for kernel, rows in table.items():
+        for dtype in sorted({key.split()[1] for key in rows}):
+            cells = [[figures for key, figures in rows.items() if key.split()[:2] == [target, dtype]] for target in targets]
+            yield f"| `{kernel.rpartition('.')[2]}` | {dtype} | {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(forms: list[Figures]) -> str:
+    """Registers, KB of shared memory, occupancy, tensor-core instructions; spills where there are any."""
+    if not forms or any("error" in figures for figures in forms):
+        return "does not compile" if forms else ""
+    most = {name: max(figures[name] for figures in forms) for name in ("registers", "shared", "tensor", "spills")}
+    occupied = min(figures["occupancy"] for figures in forms)
+    spilt = f", {most['spills']} spills" if most["spills"] else ""
+    return f"{most['registers']}, {most['shared'] / 1024:.0f} KB, {occupied:.0%}, {most['tensor']}{spilt}"
+
+
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
