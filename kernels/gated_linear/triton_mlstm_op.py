@@ -86,7 +86,12 @@ SINGLE_SWEEPS: Choices = ((32, 64, 4), (32, 32, 2))
 
 def single_tiles(key: int, value: int) -> Choices:
     """Of float32, whose products are three: what fits registers. Wide tiles where each of many would compute the same scores again."""
-    return ((16, 64, 4), (32, 32, 8)) if max(key, value) > 64 else ((32, 32, 8), (16, 64, 4))
+    wide = (16, 64, 8 if block(key) + block(value) > 64 else 4)
+    return (wide, (32, 32, 8)) if max(key, value) > 64 else ((32, 32, 8), wide)
+
+
+def backward_sweeps(key: int, value: int) -> Choices:
+    return ((32, 64, 8 if block(key) + block(value) == 128 else 4),)
 
 
 def configs(constants: dict[str, Any], dtype: torch.dtype, choices: Choices) -> list[Config]:
@@ -167,7 +172,7 @@ def _mlstm_backward(
     kept = {"states": states, "norms": norms, "maxima": maxima, "coarse": coarse, "late": late}
     constants = _constants(q, v, exponential, chunk, divide)
     half = q.dtype == torch.bfloat16  # float16 is computed in float32 here
-    sweep = configs(constants, q.dtype, ((32, 64, 4), (64, 64, 8)) if half else SINGLE_SWEEPS[:1])
+    sweep = configs(constants, q.dtype, backward_sweeps(keys, values) + (((64, 64, 8),) if half else ()))
     tiles = _columns(sweep[0].constants)
     initial = C is not None
     grad_states, grad_norms, grad_projected = torch.empty_like(states), torch.empty_like(norms), torch.empty_like(projected)
