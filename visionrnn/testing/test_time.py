@@ -32,7 +32,7 @@ def _titans_linear(*, memory, momentum, **inputs):
 
 
 TIMED, STATES = ("q", "k", "v", "learning_rate"), ("weight", "bias")
-FLA: dict[str, Any] = {"form": "fla", "mini_batch_size": 2}
+FLA: dict[str, Any] = {"form": "fla", "mini_batch_size": 4}
 
 
 @sample("delta_rule", "ttt_linear", timed=TIMED, states=STATES, call=_ttt_linear)
