@@ -166,11 +166,11 @@ def _forward(plan: Plan, given: dict[str, Any], kept: dict[str, Any], o: Tensor,
 
 def _places(plan: Plan) -> list[Config]:
     """Candidates for the kernels that go from chunk to chunk."""
-    return _columns(plan, *([(32, 4, 1), (16, 4, 1)] if plan.L == ROWS else [(16, 8, 1)]))
+    return _columns(plan, *([(32, 4, 1), (16, 4, 1)] if plan.L == ROWS else [(16, 4 if plan.key <= 64 else 8, 1)]))
 
 
-def _columns_of_both(plan: Plan, *forms: tuple[int, int, int]) -> list[Config]:
-    return [Config({"BLOCK_K": _block(plan.key, k), "BLOCK_V": _block(plan.value, v)}, warps, 2) for k, v, warps in forms]
+def _columns_of_both(plan: Plan, *forms: tuple[int, int, int], stages: int = 2) -> list[Config]:
+    return [Config({"BLOCK_K": _block(plan.key, k), "BLOCK_V": _block(plan.value, v)}, warps, stages) for k, v, warps in forms]
 
 
 @torch.library.custom_op("visionrnn::triton_delta_rule", mutates_args=(), device_types=("cpu", "cuda"))
@@ -221,7 +221,7 @@ def _delta_rule_backward(
     some = {name: timed[name] for name in ("q", "v", "beta", "log_decay")}
     plan.run(
         BACKWARD + "score_gradients", some | read | made | {"grad_v": grads["v"], "grad_o": grad_o, "scale": scale},
-        _columns_of_both(plan, (32, 32, 4) if plan.decay < 2 else (16, 16, 8)),
+        _columns_of_both(plan, (16, 16, 8) if plan.decay == 2 else (32, 32, 8 if plan.L == ROWS else 4), stages=1),
         L * V * (6 * L + K if plan.general else 2 * L),
     )  # fmt: skip
     read = {name: parts[name] for name in ("kept", "written", "grad_kept", "p")}
