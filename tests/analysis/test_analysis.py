@@ -11,7 +11,7 @@ from torch import nn
 
 from visionrnn.analysis import OperationCount, ProcessPeak, ScanTrace, Stopwatch, TensorPeak
 from visionrnn.analysis.measure import REST, analyze
-from visionrnn.analysis.operations import ELEMENTWISE, FORMULAS
+from visionrnn.analysis.operations import ELEMENTWISE, FORMULAS, KERNELS
 from visionrnn.analysis.trace import stage_modules
 from visionrnn.backbones import LION, SparseLION
 from visionrnn.kernels import available_backends, native, selective_scan
@@ -126,7 +126,7 @@ def test_native_recurrences_have_formulas(name):
 def test_every_native_operator_is_counted_or_known_as_elementwise():
     names = {name.partition("::")[2] for name in torch._C._dispatch_get_all_op_names() if name.startswith("visionrnn::")}
     forward = {name for name in names if not name.endswith("_backward")}
-    assert "selective_scan" in forward and forward <= {*FORMULAS, *ELEMENTWISE}
+    assert "selective_scan" in forward and forward <= {*FORMULAS, *ELEMENTWISE, *(f"triton_{name}" for name in KERNELS)}
 
 
 def test_tensor_peak_counts_bytes_alive_together():

@@ -160,7 +160,7 @@ from visionrnn.kernels import diagonal_scan, launch
 x = torch.empty(1, 1_000_000, 64)
 with launch.recording() as launches:
     diagonal_scan(x, x, backend="triton")
-print(len(launches), launches[0].kernel)
+print(*{stated.kernel.split(".")[0] for stated in launches})
 try:
     diagonal_scan(x, x, backend="triton")
 except ValueError as error:
@@ -169,7 +169,7 @@ except ValueError as error:
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path), "TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     first, second = done.stdout.splitlines()
-    assert first == f"1 {KERNEL}" and second.startswith("backend='triton': it needs the package triton and a CUDA or ROCm device")
+    assert first == "diagonal" and second.startswith("backend='triton': it needs the package triton and a CUDA or ROCm device")
 
 
 def test_what_is_recorded_is_what_runs():

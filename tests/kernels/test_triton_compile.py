@@ -45,7 +45,11 @@ def differentiable(given: Any, wanted: bool) -> Any:
     """A copy: two arguments of an op may be one tensor."""
     if not isinstance(given, Tensor):
         return given
-    return torch.rand_like(given).neg().requires_grad_(wanted) if given.is_floating_point() else given.clone()
+    return (
+        torch.rand(given.shape, dtype=given.dtype, device=given.device).neg().requires_grad_(wanted)
+        if given.is_floating_point()
+        else given.clone()
+    )
 
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
