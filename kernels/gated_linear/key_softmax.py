@@ -42,7 +42,7 @@ def lightnet(
     arguments as in :func:`gated_linear_attention`. Returns o [B, T, H, V], and with ``return_final_state`` also the final (S, z).
     """
     options: dict[str, Any] = dict(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend)
-    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options)
+    call = Recurrence("gated_linear", "gated_linear_attention", "q", q, **options, widths=(q.shape[-1], v.shape[-1]))
     if q.dim() != 4 or v.dim() != 4:
         raise ValueError(f"q, v: expected [B, T, H, K] and [B, T, H, V], got {list(q.shape)} and {list(v.shape)}")
     heads, key = q.shape[2:]
