@@ -1,7 +1,8 @@
 """Backward Triton kernels of the delta rules; names as in ``triton_kernels``, with grad_ before what the loss is differentiated by.
 
 The gradient of r goes back through the triangular system, p = (I - A)⁻ᵀ grad_r, and p is the gradient of its right side, β v + a' S; so
-grad_A = p rᵀ. ``states_backward`` goes from the last chunk to the first; ``gradients`` runs over all chunks at once.
+grad_A = p rᵀ. ``states_backward`` goes from the last chunk to the first, the others run over all chunks at once: ``score_gradients``, then
+``gradients`` or, with a decay per channel of the keys, those of ``triton_channel_kernels``.
 """
 
 import triton
@@ -11,8 +12,6 @@ from ..triton_rows import kernel, span
 from .triton_chunks import (
     between,
     chunks_of,
-    halves,
-    joined,
     load_block,
     load_rows,
     load_turned,
@@ -60,14 +59,13 @@ def states_backward(
 
 
 @triton.jit
-def near(grad_q, grad_a, place, i, across, queried, read, targets, like, L: tl.constexpr, PRECISION: tl.constexpr):
-    """Gradients [L, columns] of queries, readers and targets whose products the two matrices are, ``across`` of them.
+def near(grad_q, grad_a, place, i, queried, read, targets, like, L: tl.constexpr, PRECISION: tl.constexpr):
+    """Gradients [L, columns] of queries, readers and targets whose products the two matrices are.
 
     Results go nowhere but into gradients, so that for inputs in bfloat16 operands are too.
     """
     kind: tl.constexpr = tl.bfloat16 if like.dtype.element_ty == tl.bfloat16 else tl.float32
-    of_q = tl.where(across, load_block(grad_q, place, i, i, L, L), 0.0).to(kind)
-    of_a = tl.where(across, load_block(grad_a, place, i, i, L, L), 0.0).to(kind)
+    of_q, of_a = load_block(grad_q, place, i, i, L, L).to(kind), load_block(grad_a, place, i, i, L, L).to(kind)
     queried, read, targets = queried.to(kind), read.to(kind), targets.to(kind)
     x_query = tl.dot(of_q, targets, input_precision=PRECISION)
     x_reader = tl.dot(of_a, targets, input_precision=PRECISION)
@@ -140,22 +138,20 @@ def score_gradients(
 
 @kernel
 def gradients(
-    q, k, v, beta, a, b, log_decay, grad_o, kept, written, grad_kept, p,
-    grad_seen, grad_lower, grad_seen_values, grad_read_values, rates, decays,
-    grad_q, grad_k, grad_beta, grad_a, grad_b, grad_log_decay, cu_seqlens, index, T, N, S, direction, own, scale,
-    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, VECTOR: tl.constexpr, L: tl.constexpr,
+    q, k, v, beta, log_decay, grad_o, kept, written, grad_kept, p, grad_seen, grad_lower, rates, decays,
+    grad_q, grad_k, grad_beta, grad_log_decay, cu_seqlens, index, T, N, S, direction, own, scale,
+    STEPS: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, L: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of all other timed inputs, shaped as they are. One program per slot and head."""
+    """Gradients of all other timed inputs, shaped as they are, with a decay per head or none. One program per slot and head."""
     slot, head = tl.program_id(0), tl.program_id(1)
     row, out_row, j, here, used = slot_rows(slot, cu_seqlens, index, T, N, S, direction, own, L, STEPS)
     if not used:
         return
     place = slot.to(tl.int64) * H + head
     i = tl.arange(0, L)
-    if a is None:
-        rate_sum = tl.load(rates + place * L + i)
-    if log_decay is not None and not VECTOR:
+    rate_sum = tl.load(rates + place * L + i)
+    if log_decay is not None:
         g_row = tl.load(log_decay + row * H + head, mask=here & (j == 0), other=0.0).to(tl.float32)
         decay_sum = tl.load(decays + place * L + i)
         later_g = tl.where(i[:, None] > i[None, :], g_row[:, None], 0.0)
@@ -163,59 +159,10 @@ def gradients(
         until_row = tl.exp(tl.sum(later_g, 0))
     for begin in range(0, K, BLOCK_K):
         column = begin + tl.arange(0, BLOCK_K)
-        query, reader, target, key = vectors(q, k, beta, a, b, row, j, here, head, column, STEPS, H, K)
-        near_query, near_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-        near_target, near_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-        if VECTOR:
-            g = load_rows(log_decay, row, head, column, here & (j == 0), H, K).to(tl.float32)
-            since, until = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-            grad_g = tl.zeros((L, BLOCK_K), tl.float32)
-            m = 1
-            while m < L:
-                second, across = halves(i, m)
-                x_query, x_reader, y_target = near(
-                    grad_seen, grad_lower, place, i, across, query * tl.exp(since + g), reader * tl.exp(since + g if a is None else since),
-                    target * tl.exp(until), q, L, PRECISION,
-                )  # fmt: skip
-                if a is not None:
-                    x_query_2, x_reader_2, y_key = near(
-                        grad_seen_values, grad_read_values, place, i, across, query * tl.exp(since + g), reader * tl.exp(since),
-                        key * tl.exp(until), q, L, PRECISION,
-                    )  # fmt: skip
-                    x_query += x_query_2
-                    x_reader += x_reader_2
-                    y_key *= tl.exp(until)
-                    near_key += y_key
-                x_query *= tl.exp(since + g)
-                x_reader *= tl.exp(since + g if a is None else since)
-                y_target *= tl.exp(until)
-                near_query += x_query
-                near_reader += x_reader
-                near_target += y_target
-                changed = query * x_query + reader * x_reader + target * y_target
-                if a is not None:
-                    changed += key * y_key
-                    grad_g -= reader * x_reader  # a row that reads before its own decay has no part in that decay's gradient
-                # decay u (row) lies between a read at t ≥ u in the second half, or a write at s < u in the first, and the middle
-                passed = (i[:, None] <= i[None, :]) == second[None, :]
-                stretch = (i[:, None] // m) == (i[None, :] // m)
-                grad_g += tl.dot(tl.where(passed & stretch, 1.0, 0.0), changed, input_precision=PRECISION)
-                since, until = joined(g, since, until, i, m, second)
-                m *= 2
-            own_b = tl.load(grad_seen + place * L * L + i * (L + 1))[:, None]
-            near_query += own_b * target
-            near_target += own_b * query
-            if a is not None:
-                own_k = tl.load(grad_seen_values + place * L * L + i * (L + 1))[:, None]
-                near_query += own_k * key
-                near_key += own_k * query
-        else:
-            near_query, near_reader, near_target = near(
-                grad_seen, grad_lower, place, i, i[:, None] >= i[None, :], query, reader, target, q, L, PRECISION
-            )
+        query, reader, target, key = vectors(q, k, beta, None, None, row, j, here, head, column, STEPS, H, K)
+        near_query, near_reader, near_target = near(grad_seen, grad_lower, place, i, query, reader, target, q, L, PRECISION)
         d_query, d_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-        d_target, d_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-        ends = tl.zeros((BLOCK_K,), tl.float32)
+        d_target, ends = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((BLOCK_K,), tl.float32)
         for start in range(0, V, BLOCK_V):
             over = start + tl.arange(0, BLOCK_V)
             before, later = load_turned(kept, place, column, over, K, V), load_turned(grad_kept, place, column, over, K, V)
@@ -223,42 +170,19 @@ def gradients(
             d_query += product(given, before, PRECISION)
             d_reader += product(load_block(p, place, i, over, L, V), before, PRECISION)
             d_target += product(load_block(written, place, i, over, L, V), later, PRECISION)
-            if a is not None:
-                d_key += product(load_rows(v, row, head, over, here, H, V), later, PRECISION)
             ends += tl.sum(before * later, 0)
         d_query *= scale
-        if VECTOR:
-            d_query *= tl.exp(since + g)
-            d_reader *= tl.exp(since + g if a is None else since)
-            d_target *= tl.exp(until)
-            d_key *= tl.exp(until)
-            reads, writes = query * d_query + reader * d_reader, target * d_target
-            if a is not None:
-                writes += key * d_key
-                grad_g -= reader * d_reader
-            grad_g += tl.cumsum(reads, 0, reverse=True) + tl.cumsum(writes, 0) - writes
-            total = tl.sum(tl.where((i == 0)[:, None], since + g + until, 0.0), 0)
-            grad_g += (tl.exp(total) * ends)[None, :]
-            store_rows(grad_log_decay, out_row, head, column, here & (j == 0), grad_g, H, K)
-        elif log_decay is not None:
+        if log_decay is not None:
             d_query, d_reader, d_target = d_query * since_row[:, None], d_reader * since_row[:, None], d_target * until_row[:, None]
             reads, writes = tl.sum(query * d_query + reader * d_reader, 1), tl.sum(target * d_target, 1)
             decay_sum += tl.sum(tl.where(i[:, None] >= i[None, :], reads[:, None], 0.0), 0)
             decay_sum += tl.sum(tl.where(i[:, None] < i[None, :], writes[:, None], 0.0), 0)
             decay_sum += tl.exp(tl.sum(g_row, 0)) * tl.sum(ends, 0)
-        d_query += near_query
         d_reader += near_reader
-        d_target += near_target
-        store_rows(grad_q, out_row, head, column, here & (j == STEPS - 1), d_query, H, K)
-        if a is None:
-            rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
-            rate_sum -= tl.sum(key * d_reader, 1)
-            store_rows(grad_k, out_row * STEPS + j, head, column, here, d_target - rate[:, None] * d_reader, H, K)
-        else:
-            store_rows(grad_a, out_row, head, column, here, d_reader, H, K)
-            store_rows(grad_b, out_row, head, column, here, d_target, H, K)
-            store_rows(grad_k, out_row, head, column, here, d_key + near_key, H, K)
-    if a is None:
-        tl.store(grad_beta + (out_row * STEPS + j) * H + head, rate_sum, mask=here)
-    if log_decay is not None and not VECTOR:
+        rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
+        rate_sum -= tl.sum(key * d_reader, 1)
+        store_rows(grad_q, out_row, head, column, here & (j == STEPS - 1), d_query + near_query, H, K)
+        store_rows(grad_k, out_row * STEPS + j, head, column, here, d_target + near_target - rate[:, None] * d_reader, H, K)
+    tl.store(grad_beta + (out_row * STEPS + j) * H + head, rate_sum, mask=here)
+    if log_decay is not None:
         tl.store(grad_log_decay + out_row * H + head, decay_sum, mask=here & (j == 0))

@@ -15,6 +15,7 @@ from ..native import watch, watched_gradients
 from ..spans import Spans
 
 FORWARD, BACKWARD = "delta_rule.triton_kernels.", "delta_rule.triton_backward_kernels."
+CHANNELS = "delta_rule.triton_channel_kernels."
 # Rows of a chunk. Hopper and Blackwell multiply 64 rows at once and read operands from shared memory; the three products for float32, and
 # the many of decays per channel, pass registers, of which more rows would need more than there are.
 ROWS, FEW_ROWS = 64, 32
@@ -195,6 +196,28 @@ def _(q, k, v, beta, a, b, log_decay, state, scale, cu_seqlens, index, direction
     return q.new_empty(*spans.output(q), plan.heads, plan.value), torch.empty_like(state), *plan.new(q)
 
 
+def _last_gradients(plan: Plan, given: dict[str, Any]) -> None:
+    """Those of all timed inputs but the values, from the gradients of scores and states; ``given`` has more than is needed."""
+    L, K, V = plan.L, plan.key, plan.value
+    timed = "q", "k", "v", "beta", "log_decay", "grad_seen", "grad_lower"
+    if plan.decay < 2:
+        names = *timed, "grad_o", "kept", "written", "grad_kept", "p", "rates", "decays", "grad_q", "grad_k", "grad_beta", "grad_log_decay"
+        forms = _columns_of_both(plan, *([(32, 32, 8), (16, 16, 8)] if plan.L == ROWS else [(16, 16, 8)]), stages=1)
+        arguments = {name: given[name] for name in (*names, "scale")}
+        plan.run(BACKWARD + "gradients", arguments, forms, L * K * (4 * L + 3 * V))
+        return
+    kinds, levels = (2 if plan.general else 1), L.bit_length() - 1
+    given["grad_decay"] = given["grad_seen"].new_empty(plan.chunks, plan.heads, L, K)
+    given["grad_reader"] = None if plan.general else torch.empty_like(given["grad_decay"])
+    common = *timed, "a", "b", "grad_seen_values", "grad_read_values", "kept", "grad_reader", "grad_decay"
+    forms = _columns_of_both(plan, (16, 32 if plan.precision == "tf32" else 16, 8), stages=1)  # three products need more registers
+    names = *common, "grad_o", "p", "rates", "grad_q", "grad_beta", "grad_a", "scale"
+    macs = levels * L * L * K * (2 * kinds + 1)
+    plan.run(CHANNELS + "read_gradients", {name: given[name] for name in names}, forms, macs + 2 * L * K * V)
+    names = *common, "written", "grad_kept", "grad_k", "grad_b", "grad_log_decay"
+    plan.run(CHANNELS + "write_gradients", {name: given[name] for name in names}, forms, macs + kinds * L * K * V)
+
+
 @torch.library.custom_op("visionrnn::triton_delta_rule_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _delta_rule_backward(
     grad_o: Tensor, grad_final: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Optional[Tensor], a: Optional[Tensor],  # noqa: UP045
@@ -224,14 +247,8 @@ def _delta_rule_backward(
         _columns_of_both(plan, (16, 16, 8) if plan.decay == 2 else (32, 32, 8 if plan.L == ROWS else 4), stages=1),
         L * V * (6 * L + K if plan.general else 2 * L),
     )  # fmt: skip
-    read = {name: parts[name] for name in ("kept", "written", "grad_kept", "p")}
     results = {f"grad_{name}": value for name, value in grads.items() if name != "v"}
-    kinds, levels = (2 if plan.general else 1), (L.bit_length() - 1 if plan.decay == 2 else 1)
-    plan.run(
-        BACKWARD + "gradients", timed | read | made | results | {"grad_o": grad_o, "scale": scale},
-        _tiles(plan, *([(32, 32, 8), (16, 16, 8)] if plan.L == ROWS else [(16, 16, 8)])),
-        levels * L * L * K * (4 * kinds + (1 if plan.decay == 2 else 0)) + L * K * V * (kinds + 2),
-    )  # fmt: skip
+    _last_gradients(plan, timed | parts | made | results | {"grad_o": grad_o, "scale": scale})
     found = [q.new_empty(0) if value is None else spans.summed(value) for value in grads.values()]
     return found[0], found[1], found[2], found[3], found[4], found[5], found[6], grad_state
 
