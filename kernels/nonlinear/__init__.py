@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..dispatch import choose
 from ..ordered import ordered
-from ..recurrence import Recurrence
+from ..recurrence import MAX_WIDTH, Recurrence
 from .cells import CELLS
 from .newton import newton_rnn
 
@@ -110,7 +110,8 @@ def bidirectional_nonlinear_rnn(
         cell=cell, normalizer_floor=normalizer_floor, return_final_state=True, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=backend
     )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if choose("nonlinear", "nonlinear_rnn", backend, dtype, x.device.type) == "triton":
+    narrow = backend == "triton" or x.shape[-1] <= MAX_WIDTH  # wider ones run where "auto" finds a place for each direction
+    if narrow and choose("nonlinear", "nonlinear_rnn", backend, dtype, x.device.type) == "triton":
         y, final = nonlinear_rnn(x, R, bias, _paired(given), direction="both", merge="stack", **options)
         outputs = list(y.unbind(0))
         states = list(final.unbind(0)) if isinstance(final, Tensor) else list(zip(*(state.unbind(0) for state in final), strict=True))

@@ -76,7 +76,7 @@ def _nonlinear_rnn(
     configs = _over_time(constants, x, constants["MATRICES"], STAGE_BYTES)
     resident = _is_resident(configs)
     arguments = {
-        "x": x, "R": R if resident else R.to(x.dtype), "bias": bias, "state": state, "y": y, "before": before if before.numel() else None,
+        "x": x, "R": R if resident else R.to(x.dtype), "bias": bias, "state": state, "y": y, "before": before if before.dim() > 1 else None,
         "final": final, "exchange": None if resident else x.new_empty(2, spans.sequences, *x.shape[3:]), **spans.arguments(),
     }  # fmt: skip
     launch(
@@ -127,7 +127,7 @@ def _nonlinear_rnn_backward(
         "nonlinear.triton_kernels.nonlinear_rnn_backward",
         _grid(spans, x),
         {
-            "R": R, "gates": gates, "inner": inner, "earlier": earlier, "before": before if before.numel() else None,
+            "R": R, "gates": gates, "inner": inner, "earlier": earlier, "before": before if before.dim() > 1 else None,
             "grad_y": grad_y.contiguous(), "grad_final": grad_final.contiguous(), "grad_state": grad_state, **spans.arguments(),
         },
         _over_time({name: value for name, value in constants.items() if name != "BIASES"}, x, 1, stage),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from triton_checks import DEVICE, check, packed
+from triton_checks import DEVICE, check, moved, packed
 
-from visionrnn.kernels import bidirectional_nonlinear_rnn, launch, nonlinear_rnn
+from visionrnn.kernels import bidirectional_nonlinear_rnn, dispatch, launch, nonlinear_rnn
 from visionrnn.kernels.nonlinear import triton_op
 from visionrnn.kernels.nonlinear.cells import CELLS
 from visionrnn.testing import SAMPLES, error
@@ -57,6 +57,29 @@ def test_both_directions_in_one_launch():
     with launch.recording() as launches:
         bidirectional_nonlinear_rnn(*arguments, **options, backend="triton")
     assert len(launches) == 1
+
+
+def test_wide_heads_of_both_directions_find_another_back_end(monkeypatch):
+    """Where "auto" stands for Triton, as on a GPU."""
+    inputs = SAMPLES["elman"].inputs(batch=1, length=2, heads=1, key=257, dtype=torch.float32)
+    both = {name: torch.stack([value, value.flip(0)]).detach() for name, value in inputs.items()}
+    expected = bidirectional_nonlinear_rnn(both["x"], both["R"], both["bias"], cell="elman", backend="reference")
+    monkeypatch.setitem(dispatch.PREFERENCE, "cpu", ("triton", "chunkwise"))
+    y = bidirectional_nonlinear_rnn(both["x"], both["R"], both["bias"], cell="elman")
+    assert error(y, expected) < 1e-5
+    with pytest.raises(ValueError, match="widths up to 256"):
+        bidirectional_nonlinear_rnn(both["x"], both["R"], both["bias"], cell="elman", backend="triton")
+
+
+@pytest.mark.parametrize("name", CELL_SAMPLES)
+def test_gradients_without_steps(name):
+    """Constants get zeros, states what came to the final ones."""
+    inputs = moved(SAMPLES[name].inputs(batch=2, length=0, heads=1, key=4, dtype=torch.float32))
+    found = SAMPLES[name].gradients(inputs, backend="triton")
+    for constant in ("R", "bias"):
+        assert found[f"d {constant}"].eq(0).all()
+    for state in SAMPLES[name].states:  # of the sum of squares
+        assert torch.equal(found[f"d {state}"], 2 * inputs[state])
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
