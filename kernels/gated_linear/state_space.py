@@ -69,7 +69,7 @@ def state_space_dual(
     dt = (F.softplus(dt) if dt_softplus else dt).clamp(*dt_limits)
     B, C = (value.repeat_interleave(heads // groups, 2) if groups < heads else value for value in (B, C))
     y, final = attend(C, B, dt[..., None] * inputs, dt * A, initial_state, scale=1.0, return_final_state=True, **options)
-    directions = y.unflatten(0, (-1, batch))  # two of them where both read the same inputs
+    directions = y.reshape(2 if call.both is not None and not call.own else 1, *x.shape)  # two where both read the same inputs
     if D is not None:
         directions = directions + (D if wide else D[..., None]) * inputs
     y = (directions if z is None else directions * F.silu(z)).flatten(0, 1).to(x.dtype)

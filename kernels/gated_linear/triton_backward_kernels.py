@@ -15,6 +15,7 @@ from .triton_tiles import (
     is_pair,
     load_decay,
     load_tile,
+    operand,
     rows_at,
     state_tile,
     sums,
@@ -71,7 +72,7 @@ def _values(
         row, here = rows_at(begin, end, first, step, index, BT)
         total = tl.zeros([BT, BV], tl.float32)
         for key in range(0, K, BK):
-            bk = load_tile(k, row + inputs, here, head, key, H, K, BK)
+            bk = operand(load_tile(k, row + inputs, here, head, key, H, K, BK))
             inner, inside = state_tile(key, value, K, V, BK, BV)
             later = tl.load(grad_kept + inner, mask=inside, other=0.0)
             if DECAY == 2:
@@ -87,7 +88,7 @@ def _values(
                 behind += total_decay(log_decay, begin + BT, end, end, first, step, index, inputs, head, 0, H, K, BT, BK, DECAY)
             total *= tl.exp(behind)[:, None]
         scores = scores_inside(q, k, log_decay, bonus, row + inputs, here, head, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION)
-        given = load_tile(grad_o, row + results, here, head, value, H, V, BV)
+        given = operand(load_tile(grad_o, row + results, here, head, value, H, V, BV))
         total = tl.dot(tl.trans(scores * scale).to(given.dtype), given, total, input_precision=PRECISION)
         if CHUNK > BT:
             for late in range(begin + BT, end, BT):
@@ -96,7 +97,7 @@ def _values(
                     H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION,
                 )  # fmt: skip
                 row_o, here_o = rows_at(late, end, first, step, index, BT)
-                given = load_tile(grad_o, row_o + results, here_o, head, value, H, V, BV)
+                given = operand(load_tile(grad_o, row_o + results, here_o, head, value, H, V, BV))
                 total = tl.dot(tl.trans(scores * scale).to(given.dtype), given, total, input_precision=PRECISION)
         pointers, mask = tile_at(grad_v, row + results, here, head, value, H, V, BV)
         tl.store(pointers, total, mask=mask)
@@ -137,7 +138,7 @@ def _from_state(
     """[BT, BK]: a tile of x [N, H, V] times the rows of a state [K, V]."""
     found = tl.zeros([BT, BK], tl.float32)
     for value in range(0, V, BV):
-        bx = load_tile(x, row, here, head, value, H, V, BV)
+        bx = operand(load_tile(x, row, here, head, value, H, V, BV))
         inner, inside = state_tile(key, value, K, V, BK, BV)
         bs = tl.load(state + inner, mask=inside, other=0.0).to(bx.dtype)
         found = tl.dot(bx, tl.trans(bs), found, input_precision=PRECISION)
@@ -214,8 +215,8 @@ def _keys(
         given = tl.where(t[:, None] > t[None, :], given, 0.0)
         gq = _from_state(grad_o, kept, row + results, here, head, key, H, K, V, BT, BK, BV, PRECISION) * scale
         gk = _from_state(v, grad_kept, row + inputs, here, head, key, H, K, V, BT, BK, BV, PRECISION)
-        bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
-        bk = load_tile(k, row + inputs, here, head, key, H, K, BK)
+        bq = operand(load_tile(q, row + inputs, here, head, key, H, K, BK))
+        bk = operand(load_tile(k, row + inputs, here, head, key, H, K, BK))
         if DECAY > 0:
             if i == 0:
                 whole = total_decay(log_decay, start, end, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY)
@@ -227,7 +228,7 @@ def _keys(
             for early in range(start, begin, BT):
                 pairs = _given(v, grad_o, scale, head, begin, early, end, first, step, index, inputs, results, H, V, BT, BV, PRECISION)
                 row_k, here_k = rows_at(early, end, first, step, index, BT)
-                other = load_tile(k, row_k + inputs, here_k, head, key, H, K, BK)
+                other = operand(load_tile(k, row_k + inputs, here_k, head, key, H, K, BK))
                 if DECAY > 0:
                     weight = _behind(log_decay, early, begin, first, step, index, inputs, head, key, H, K, BT, BK, DECAY, PARTS)
                     other = (other.to(tl.float32) * tl.exp(weight)).to(other.dtype)
@@ -240,7 +241,7 @@ def _keys(
             for late in range(begin + BT, end, BT):
                 pairs = _given(v, grad_o, scale, head, late, begin, end, first, step, index, inputs, results, H, V, BT, BV, PRECISION)
                 row_q, here_q = rows_at(late, end, first, step, index, BT)
-                other = load_tile(q, row_q + inputs, here_q, head, key, H, K, BK)
+                other = operand(load_tile(q, row_q + inputs, here_q, head, key, H, K, BK))
                 if DECAY > 0:
                     weight = _ahead(
                         log_decay, late, late, end, first, step, index, inputs, head, key, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS

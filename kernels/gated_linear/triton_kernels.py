@@ -20,6 +20,7 @@ from .triton_tiles import (
     is_pair,
     load_decay,
     load_tile,
+    operand,
     rows_at,
     state_tile,
     sums,
@@ -169,7 +170,7 @@ def outputs(
     kept += (slot.to(tl.int64) * H + head) * (K * V)
     total = tl.zeros([BT, BV], tl.float32)
     for key in range(0, K, BK):
-        bq = load_tile(q, row + inputs, here, head, key, H, K, BK)
+        bq = operand(load_tile(q, row + inputs, here, head, key, H, K, BK))
         inner, inside = state_tile(key, value, K, V, BK, BV)
         before = tl.load(kept + inner, mask=inside, other=0.0)
         if DECAY == 2:
@@ -187,7 +188,7 @@ def outputs(
     if EXCLUSIVE:
         bonus += sequence // S * own * (H * K)
     scores = scores_inside(q, k, log_decay, bonus, row + inputs, here, head, H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION)
-    bv = load_tile(v, row + inputs, here, head, value, H, V, BV)
+    bv = operand(load_tile(v, row + inputs, here, head, value, H, V, BV))
     total = tl.dot(scores.to(bv.dtype), bv, total, input_precision=PRECISION)
     if CHUNK > BT:
         for early in range(start, begin, BT):
@@ -196,7 +197,7 @@ def outputs(
                 H, K, BT, BK, DECAY, EXCLUSIVE, PARTS, PRECISION,
             )  # fmt: skip
             row_v, here_v = rows_at(early, length, first, step, index, BT)
-            bv = load_tile(v, row_v + inputs, here_v, head, value, H, V, BV)
+            bv = operand(load_tile(v, row_v + inputs, here_v, head, value, H, V, BV))
             total = tl.dot(scores.to(bv.dtype), bv, total, input_precision=PRECISION)
     pointers, mask = tile_at(o, row + results, here, head, value, H, V, BV)
     tl.store(pointers, total * scale, mask=mask)

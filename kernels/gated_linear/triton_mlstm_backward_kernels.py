@@ -13,16 +13,7 @@ import triton.language as tl
 
 from ..triton_rows import kernel, row_at, span
 from .triton_mlstm_kernels import floor_of, load_keys, load_queries, load_scalar, log_gates, steps_at, weights
-from .triton_tiles import chunk_at, first_slot, load_tile, rows_at, state_tile, tile_at
-
-
-@triton.jit
-def operand(x):
-    """float16 has too small a range for gradients that are divided by small normalisers."""
-    if x.dtype == tl.float16:
-        return x.to(tl.float32)
-    else:
-        return x
+from .triton_tiles import chunk_at, first_slot, load_tile, operand, rows_at, state_tile, tile_at
 
 
 @triton.jit

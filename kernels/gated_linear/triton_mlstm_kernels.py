@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel, row_at, span
-from .triton_tiles import chunk_at, first_slot, load_tile, rows_at, split, state_tile, tile_at
+from .triton_tiles import FORGOTTEN, chunk_at, first_slot, load_tile, operand, rows_at, split, state_tile, tile_at
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def log_gates(input_gate, forget_gate, at, here, EXPONENTIAL: tl.constexpr):
     forget = tl.load(forget_gate + at, mask=here, other=0.0).to(tl.float32)
     if not EXPONENTIAL:
         gate = log_sigmoid(gate)
-    return tl.where(here, gate, -float("inf")), tl.where(here, log_sigmoid(forget), 0.0)
+    return tl.where(here, gate, -float("inf")), tl.where(here, tl.maximum(log_sigmoid(forget), FORGOTTEN), 0.0)
 
 
 @triton.jit
@@ -180,7 +180,7 @@ def mlstm_output(
         memory = tl.zeros([BT, BV], tl.float32)
         p = tl.zeros([BT], tl.float32)
         for key in range(0, K, BK):
-            queries = load_tile(q, row + inputs, here, head, key, H, K, BK)
+            queries = operand(load_tile(q, row + inputs, here, head, key, H, K, BK))
             offset, mask = state_tile(key, value, K, V, BK, BV)
             state = tl.load(states + at_slot * K * V + offset, mask=mask, other=0.0)
             memory = tl.dot(queries, state, memory, input_precision=PRECISION)
@@ -202,7 +202,7 @@ def mlstm_output(
             earlier_large, ahead = load_keys(coarse, early, at_other, there)
             scores *= weights(large, behind, earlier_large, ahead, t, s, here)
             p += tl.sum(scores, 1)
-            values = load_tile(v, other, there, head, value, H, V, BV)
+            values = operand(load_tile(v, other, there, head, value, H, V, BV))
             memory = tl.dot(scores.to(values.dtype), values, memory, input_precision=PRECISION)
         p *= scale
         result = memory * scale

@@ -131,7 +131,7 @@ def _mlstm(
     launch(
         f"{MODULE}.mlstm_output", lambda c: (spans.directions * spans.slots(chunk) * (chunk // c["BT"]), heads, _columns(c)[1]),
         {"q": q, "k": k, "v": v, **kept, "h": h, "projected": projected, "scale": scale, "eps": eps, **spans.arguments()},
-        configs(_constants(q, v, exponential, chunk, divide), q.dtype, single_tiles(keys, values) if single else SWEEPS),
+        configs(_constants(q, v, exponential, chunk, divide), q.dtype, SWEEPS if q.dtype == torch.bfloat16 else single_tiles(keys, values)),
         flops=steps * heads * (2 * keys * values + chunk * (keys + values)),
     )  # fmt: skip
     return found  # type: ignore[return-value]  # twelve
@@ -148,9 +148,14 @@ def _outputs(q: Tensor, v: Tensor, spans: Spans, exponential: bool, final: bool,
     return (
         q.new_empty(*spans.output(q), heads, values),
         single(number, heads, keys, values), single(number, heads, keys), single(number if exponential else 0, heads),
-        q.new_empty(slots, heads, keys, values), single(slots, heads, keys), single(slots, heads),
+        q.new_empty(slots, heads, keys, values, dtype=kept_in(q)), single(slots, heads, keys), single(slots, heads),
         *(single(*steps) for _ in range(5)),
     )  # fmt: skip
+
+
+def kept_in(q: Tensor) -> torch.dtype:
+    """The type of states between chunks: they outgrow float16."""
+    return torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
 
 
 @_mlstm.register_fake

@@ -32,10 +32,11 @@ def gated_linear_attention(
 
 def _constants(q: Tensor, v: Tensor, log_decay: Tensor | None, bonus: Tensor | None) -> dict[str, Any]:
     decay = 0 if log_decay is None else log_decay.dim() - 2
+    precision = "tf32" if q.dtype == torch.float16 else product_precision()  # 11 bits, as many as float16 has
     exact = log_decay is not None and log_decay.dtype == torch.bfloat16  # one part holds it
     return {
         "H": q.shape[2], "K": q.shape[3], "V": v.shape[3], "DECAY": decay, "EXCLUSIVE": bonus is not None,
-        "PARTS": 3 if q.dtype == torch.float32 else 1 if exact else 2, "PRECISION": product_precision(),
+        "PARTS": 3 if q.dtype == torch.float32 else 1 if exact else 2, "PRECISION": precision,
     }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def _gradient_tiles(constants: Constants, half: bool) -> list[Config]:
     if not half:
         return _tiles(constants, CHUNK, half, (16, 32, 16, 4), (16, 32, 32, 4))
     if constants["DECAY"] == 2:
-        return _tiles(constants, CHUNK, half, (16, 32, 64, 4), (16, 32, 32, 4))
+        return _tiles(constants, CHUNK, half, (16, 32, 32, 4))
     return _tiles(constants, CHUNK, half, (64, 64, 64, 8), (64, 64, 32, 8))
 
 
@@ -84,9 +85,9 @@ def _gated_linear(
     cu_seqlens: Optional[Tensor], index: Optional[Tensor], scale: float, direction: int, own: bool, keep: bool,  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     spans, constants = Spans.of(q, cu_seqlens, index, direction, own), _constants(q, v, log_decay, bonus)
-    o, final, kept = v.new_empty(*spans.output(v), *v.shape[2:]), torch.empty_like(state), state.new_empty(_kept_shape(spans, state))
+    o, final, kept = v.new_empty(*spans.output(v), *v.shape[2:]), state.new_empty(state.shape), state.new_empty(_kept_shape(spans, state))
     _launch_states(spans, constants, k, v, log_decay, state, kept, final, 1.0, backward=False)
-    half = q.dtype != torch.float32
+    half = q.dtype == torch.bfloat16  # float16 is computed in float32 here
     tiles = _tiles(
         constants, CHUNK, half, *(((64, 64, 64, 8), (64, 64, 64, 4), (32, 64, 64, 4)) if half else ((32, 32, 32, 4), (16, 32, 32, 4)))
     )
@@ -123,7 +124,7 @@ def _launch_states(
 def _(q, k, v, log_decay, bonus, state, cu_seqlens, index, scale, direction, own, keep):
     spans = Spans.of(q, cu_seqlens, index, direction, own)
     kept = _kept_shape(spans, state) if keep else (0,)
-    return v.new_empty(*spans.output(v), *v.shape[2:]), torch.empty_like(state), state.new_empty(kept)
+    return v.new_empty(*spans.output(v), *v.shape[2:]), state.new_empty(state.shape), state.new_empty(kept)
 
 
 @torch.library.custom_op("visionrnn::triton_gated_linear_backward", mutates_args=(), device_types=("cpu", "cuda"))
@@ -133,11 +134,11 @@ def _gated_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     spans, constants = Spans.of(q, cu_seqlens, index, direction, own), _constants(q, v, log_decay, bonus)
     grad_o, grad_final = grad_o.contiguous(), grad_final.contiguous()
-    grad_kept, grad_state = torch.empty_like(kept), torch.empty_like(grad_final)
+    grad_kept, grad_state = torch.empty_like(kept), grad_final.new_empty(grad_final.shape)
     _launch_states(spans, constants, q, grad_o, log_decay, grad_final, grad_kept, grad_state, scale, backward=True)
     batch = spans.output(q)
     grad_q, grad_k, grad_v = (value.new_empty(*batch, *value.shape[2:]) for value in (q, k, v))
-    candidates = _gradient_tiles(constants, q.dtype != torch.float32)
+    candidates = _gradient_tiles(constants, q.dtype == torch.bfloat16)
     parts = _parts(candidates[0].constants)[0]
     many = constants["DECAY"] == 1 and parts > 1
     grad_decay = _nothing(q) if log_decay is None else log_decay.new_empty(
@@ -164,8 +165,8 @@ def _gated_linear_backward(
 
 @_gated_linear_backward.register_fake
 def _(grad_o, grad_final, q, k, v, log_decay, bonus, kept, cu_seqlens, index, scale, direction, own):
-    optional = (_nothing(q) if value is None else torch.empty_like(value) for value in (log_decay, bonus))
-    return *map(torch.empty_like, (q, k, v)), *optional, torch.empty_like(grad_final)
+    optional = (_nothing(q) if value is None else value.new_empty(value.shape) for value in (log_decay, bonus))
+    return *(value.new_empty(value.shape) for value in (q, k, v)), *optional, grad_final.new_empty(grad_final.shape)
 
 
 def _setup(ctx, inputs, output):

@@ -8,16 +8,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel, span
-from .triton_tiles import chunk_at, first_slot, load_tile, rows_at, state_tile, tile_at
-
-
-@triton.jit
-def operand(x):
-    """float16 has too small a range for gradients of states."""
-    if x.dtype == tl.float16:
-        return x.to(tl.float32)
-    else:
-        return x
+from .triton_tiles import chunk_at, first_slot, load_tile, operand, rows_at, state_tile, tile_at
 
 
 @triton.jit
@@ -83,7 +74,7 @@ def symmetric_output(
         t = begin + tl.arange(0, BT)
         found = tl.zeros([BT, BV], tl.float32)
         for key in range(0, K, BK):
-            queries = load_tile(q, row + inputs, here, head, key, H, K, BK)
+            queries = operand(load_tile(q, row + inputs, here, head, key, H, K, BK))
             offset, mask = state_tile(key, value, K, V, BK, BV)
             state = tl.load(states + (slot.to(tl.int64) * H + head) * K * V + offset, mask=mask, other=0.0)
             found = tl.dot(queries, state, found, input_precision=PRECISION)
@@ -96,7 +87,7 @@ def symmetric_output(
                 keys = load_tile(k, other_row + inputs, there, head, key, H, K, BK)
                 scores = tl.dot(queries, tl.trans(keys), scores, input_precision=PRECISION)
             scores *= between(t, other + tl.arange(0, BT), stop, g)
-            values = load_tile(v, other_row + inputs, there, head, value, H, V, BV)
+            values = operand(load_tile(v, other_row + inputs, there, head, value, H, V, BV))
             found = tl.dot(scores.to(values.dtype), values, found, input_precision=PRECISION)
         pointers, mask = tile_at(o, row + outputs, here, head, value, H, V, BV)
         tl.store(pointers, found * scale, mask=mask)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..launch import launch
 from ..native import watch
 from ..spans import Spans
-from .triton_mlstm_op import SINGLE_SWEEPS, SWEEPS, configs, single_tiles
+from .triton_mlstm_op import SINGLE_SWEEPS, SWEEPS, configs, kept_in, single_tiles
 
 MODULE = "gated_linear.triton_symmetric_kernels"
 
@@ -50,10 +50,9 @@ def _symmetric(
     spans = Spans.of(q, cu_seqlens, index, direction, own)
     (heads, keys), values, steps = q.shape[2:], v.shape[3], spans.N * spans.directions
     o = q.new_empty(*spans.output(q), heads, values)
-    states = q.new_empty(spans.directions * spans.slots(chunk), heads, keys, values)
-    single = q.dtype == torch.float32
-    sweeps = configs(_constants(q, v, chunk), q.dtype, SINGLE_SWEEPS if single else SWEEPS)
-    outputs = configs(_constants(q, v, chunk), q.dtype, single_tiles(keys, values) if single else SWEEPS)
+    states = q.new_empty(spans.directions * spans.slots(chunk), heads, keys, values, dtype=kept_in(q))
+    sweeps = configs(_constants(q, v, chunk), q.dtype, SINGLE_SWEEPS if q.dtype == torch.float32 else SWEEPS)
+    outputs = configs(_constants(q, v, chunk), q.dtype, SWEEPS if q.dtype == torch.bfloat16 else single_tiles(keys, values))
     launch(
         f"{MODULE}.symmetric_states", lambda c: (spans.sequences, heads, _columns(c)[0] * _columns(c)[1]),
         {"k": k, "v": v, "log_decay": log_decay, "states": states, **spans.arguments()}, sweeps, flops=2 * steps * heads * keys * values,
@@ -69,7 +68,7 @@ def _symmetric(
 @_symmetric.register_fake
 def _(q, k, v, log_decay, cu_seqlens, index, direction, own, chunk, scale):
     spans, heads = Spans.of(q, cu_seqlens, index, direction, own), q.shape[2]
-    states = q.new_empty(spans.directions * spans.slots(chunk), heads, q.shape[3], v.shape[3])
+    states = q.new_empty(spans.directions * spans.slots(chunk), heads, q.shape[3], v.shape[3], dtype=kept_in(q))
     return q.new_empty(*spans.output(q), heads, v.shape[3]), states
 
 

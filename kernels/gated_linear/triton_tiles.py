@@ -66,6 +66,15 @@ def load_tile(x, row, here, head, column, H: tl.constexpr, W: tl.constexpr, BW: 
 
 
 @triton.jit
+def operand(x):
+    """For products with states, gradients and scores: float16 has too small a range for them, and is taken for float32."""
+    if x.dtype == tl.float16:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
 def state_tile(key, value, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
     """Offsets and mask [BK, BV] in a state [K, V]."""
     rows, columns = key + tl.arange(0, BK), value + tl.arange(0, BV)

@@ -56,3 +56,13 @@ def test_inputs_of_several_types_are_computed_in_the_widest():
     found, exact = (sample.run(given, backend=backend)[0] for given, backend in ((mixed, "triton"), (rounded, "reference")))
     assert found.dtype == torch.bfloat16
     assert error(found, exact) <= torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("name", ["mlstm", "mlstm_sigmoid"])
+def test_a_step_that_forgets_everything_costs_later_ones_nothing(name):
+    """Sums of log forget gates behind it must still be exact."""
+    sample = SAMPLES[name]
+    inputs = sample.inputs(batch=1, length=40, heads=1, key=5, value=4)
+    forget = inputs["forget_gate"].detach().clone()
+    forget[:, 5] = -1e7
+    check(sample, inputs | {"forget_gate": forget}, torch.float32)
