@@ -16,6 +16,7 @@ from .triton_chunks import (
     load_rows,
     load_turned,
     product,
+    rolled,
     rows_of,
     slot_rows,
     store_block,
@@ -48,8 +49,8 @@ def states_backward(
         store_block(grad_kept, place, key, column, carried, K, V)
         row, j, here = rows_of(first, step, length, chunk, index, L, STEPS)
         given = load_rows(grad_o, row + outputs, head, column, here & (j == STEPS - 1), H, V)
-        grad_r = product(load_turned(seen, place, i, i, L, L), given, PRECISION)
-        grad_r += product(load_block(ahead, place, i, key, L, K), carried, PRECISION)
+        grad_r = product(load_block(ahead, place, i, key, L, K), carried, PRECISION)
+        grad_r += product(load_turned(seen, place, i, i, L, L), given, PRECISION)
         if whole is not None:
             carried *= tl.load(whole + place * K + key, mask=key < K, other=0.0)[:, None]
         carried += product(load_turned(queries, place, i, key, L, K), given, PRECISION)
@@ -94,30 +95,17 @@ def score_gradients(
     i = tl.arange(0, L)
     same, after = i[:, None] == i[None, :], i[:, None] > i[None, :]
     a_b, q_b = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
-    a_k, q_k = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
     rate_sum = tl.zeros((L,), tl.float32)
-    for begin in range(0, V, BLOCK_V):
+    for begin in range(0, rolled(V, N), BLOCK_V):
         column = begin + tl.arange(0, BLOCK_V)
-        given = load_rows(grad_o, out_row, head, column, here & (j == STEPS - 1), H, V)
-        p_tile = load_block(p, place, i, column, L, V)
-        r = load_turned(written, place, i, column, L, V)
+        p_tile, r = load_block(p, place, i, column, L, V), load_turned(written, place, i, column, L, V)
         a_b += product(p_tile, r, PRECISION)
-        q_b += product(given, r, PRECISION)
-        value = load_rows(v, row * STEPS + j, head, column, here, H, V).to(tl.float32)
-        if beta is None:
-            a_k += product(p_tile, tl.trans(value), PRECISION)
-            q_k += product(given, tl.trans(value), PRECISION)
-            found = product(load_turned(read_values, place, i, i, L, L), p_tile, PRECISION)
-            found += product(load_turned(seen_values, place, i, i, L, L), given, PRECISION)
-            for start in range(0, K, BLOCK_K):
-                key = start + tl.arange(0, BLOCK_K)
-                later = load_block(grad_kept, place, key, column, K, V)
-                found += product(load_block(added, place, i, key, L, K), later, PRECISION)
-        else:
+        q_b += product(load_rows(grad_o, out_row, head, column, here & (j == STEPS - 1), H, V), r, PRECISION)
+        if beta is not None:
+            value = load_rows(v, row * STEPS + j, head, column, here, H, V).to(tl.float32)
             rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
-            found = rate[:, None] * p_tile
             rate_sum += tl.sum(p_tile * value, 1)
-        store_rows(grad_v, out_row * STEPS + j, head, column, here, found, H, V)
+            store_rows(grad_v, out_row * STEPS + j, head, column, here, rate[:, None] * p_tile, H, V)
     a_b, q_b = tl.where(after, a_b, 0.0), tl.where(after | same, q_b, 0.0)
     if lower is not None:
         inside = a_b * load_block(lower, place, i, i, L, L) + q_b * load_block(seen, place, i, i, L, L)
@@ -129,11 +117,27 @@ def score_gradients(
         a_b, q_b = a_b * pairs, q_b * pairs
     store_block(grad_lower, place, i, i, a_b, L, L)
     store_block(grad_seen, place, i, i, q_b * scale, L, L)
-    if beta is None:
+    if beta is not None:
+        tl.store(rates + place * L + i, rate_sum)
+    else:  # in loops of their own, for which the sums above need no registers any more
+        a_k, q_k = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
+        for begin in range(0, rolled(V, N), BLOCK_V):
+            column = begin + tl.arange(0, BLOCK_V)
+            value = tl.trans(load_rows(v, row, head, column, here, H, V).to(tl.float32))
+            a_k += product(load_block(p, place, i, column, L, V), value, PRECISION)
+            q_k += product(load_rows(grad_o, out_row, head, column, here, H, V), value, PRECISION)
         store_block(grad_read_values, place, i, i, tl.where(after, a_k, 0.0), L, L)
         store_block(grad_seen_values, place, i, i, tl.where(after | same, q_k * scale, 0.0), L, L)
-    else:
-        tl.store(rates + place * L + i, rate_sum)
+        for begin in range(0, rolled(V, N), BLOCK_V):
+            column = begin + tl.arange(0, BLOCK_V)
+            given = load_rows(grad_o, out_row, head, column, here, H, V)
+            found = product(load_turned(read_values, place, i, i, L, L), load_block(p, place, i, column, L, V), PRECISION)
+            found += product(load_turned(seen_values, place, i, i, L, L), given, PRECISION)
+            for start in range(0, rolled(K, N), BLOCK_K):
+                key = start + tl.arange(0, BLOCK_K)
+                later = load_block(grad_kept, place, key, column, K, V)
+                found += product(load_block(added, place, i, key, L, K), later, PRECISION)
+            store_rows(grad_v, out_row, head, column, here, found, H, V)
 
 
 @kernel
@@ -163,7 +167,7 @@ def gradients(
         near_query, near_reader, near_target = near(grad_seen, grad_lower, place, i, query, reader, target, q, L, PRECISION)
         d_query, d_reader = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
         d_target, ends = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((BLOCK_K,), tl.float32)
-        for start in range(0, V, BLOCK_V):
+        for start in range(0, rolled(V, N), BLOCK_V):
             over = start + tl.arange(0, BLOCK_V)
             before, later = load_turned(kept, place, column, over, K, V), load_turned(grad_kept, place, column, over, K, V)
             given = load_rows(grad_o, out_row, head, over, here & (j == STEPS - 1), H, V)

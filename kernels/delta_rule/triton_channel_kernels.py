@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel
-from .triton_chunks import halves, joined, load_block, load_rows, load_turned, product, slot_rows, store_block, store_rows
+from .triton_chunks import halves, joined, load_block, load_rows, load_turned, product, rolled, slot_rows, store_block, store_rows
 from .triton_kernels import vectors
 
 
@@ -73,7 +73,7 @@ def read_gradients(
         if a is not None:
             grad_query += tl.load(grad_seen_values + place * L * L + i * (L + 1))[:, None] * key
         d_query, d_read = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-        for start in range(0, V, BLOCK_V):
+        for start in range(0, rolled(V, N), BLOCK_V):
             over = start + tl.arange(0, BLOCK_V)
             before = load_turned(kept, place, column, over, K, V)
             d_query += product(load_rows(grad_o, out_row, head, over, here & (j == STEPS - 1), H, V), before, PRECISION)
@@ -128,6 +128,7 @@ def write_gradients(
             grad_target += y_target
             changed = target * y_target
             if a is not None:
+                tl.debug_barrier()
                 of_q = across_of(grad_seen_values, place, i, across, q, L)
                 of_a = across_of(grad_read_values, place, i, across, q, L)
                 y_key = tl.dot(tl.trans(of_q), queried, input_precision=PRECISION)
@@ -145,7 +146,7 @@ def write_gradients(
             grad_key += tl.load(grad_seen_values + place * L * L + i * (L + 1))[:, None] * query
         d_target, d_key = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
         ends = tl.zeros((BLOCK_K,), tl.float32)
-        for start in range(0, V, BLOCK_V):
+        for start in range(0, rolled(V, N), BLOCK_V):
             over = start + tl.arange(0, BLOCK_V)
             later = load_turned(grad_kept, place, column, over, K, V)
             ends += tl.sum(load_turned(kept, place, column, over, K, V) * later, 0)

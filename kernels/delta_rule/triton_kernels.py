@@ -24,6 +24,7 @@ from .triton_chunks import (
     load_rows,
     load_turned,
     product,
+    rolled,
     rows_of,
     slot_rows,
     store_block,
@@ -44,6 +45,23 @@ def vectors(q, k, beta, a, b, row, j, here, head, column, STEPS: tl.constexpr, H
         return query, reader, load_rows(b, row, head, column, here, H, K).to(tl.float32), key
 
 
+@triton.jit
+def by_levels(queried, read, query, reader, target, g, i, EARLY: tl.constexpr, L: tl.constexpr, PRECISION: tl.constexpr):
+    """Adds what queries and readers see of targets through the decays g in between, tiles [L, columns], to the sums [L, L]; EARLY readers
+    read before their own token's decay. Also returns the log decays from the chunk's start to each row, its own left out, and to its end.
+    """
+    since, until = tl.zeros(g.shape, tl.float32), tl.zeros(g.shape, tl.float32)
+    m = 1
+    while m < L:
+        second, across = halves(i, m)
+        targets = tl.trans(target * tl.exp(until))
+        queried += tl.where(across, product(query * tl.exp(since + g), targets, PRECISION), 0.0)
+        read += tl.where(across, product(reader * tl.exp(since if EARLY else since + g), targets, PRECISION), 0.0)
+        since, until = joined(g, since, until, i, m, second)
+        m *= 2
+    return queried + tl.where(i[:, None] == i[None, :], tl.sum(query * target, 1)[:, None], 0.0), read, since, until
+
+
 @kernel
 def prepare(
     q, k, v, beta, a, b, log_decay, w, u, queries, ahead, added, whole, inverse, seen, lower, seen_values, read_values,
@@ -62,7 +80,6 @@ def prepare(
         return
     place = slot.to(tl.int64) * H + head
     i = tl.arange(0, L)
-    same = i[:, None] == i[None, :]
     a_b, q_b = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
     a_k, q_k = tl.zeros((L, L), tl.float32), tl.zeros((L, L), tl.float32)
     if log_decay is not None and not VECTOR:
@@ -73,25 +90,9 @@ def prepare(
         query, reader, target, key = vectors(q, k, beta, a, b, row, j, here, head, column, STEPS, H, K)
         if VECTOR:
             g = load_rows(log_decay, row, head, column, here & (j == 0), H, K).to(tl.float32)
-            since, until = tl.zeros((L, BLOCK_K), tl.float32), tl.zeros((L, BLOCK_K), tl.float32)
-            m = 1
-            while m < L:
-                second, across = halves(i, m)
-                queried = query * tl.exp(since + g)
-                read = reader * tl.exp(since + g if a is None else since)
-                rest = tl.exp(until)
-                targets = tl.trans(target * rest)
-                q_b += tl.where(across, product(queried, targets, PRECISION), 0.0)
-                a_b += tl.where(across, product(read, targets, PRECISION), 0.0)
-                if a is not None:
-                    keys = tl.trans(key * rest)
-                    q_k += tl.where(across, product(queried, keys, PRECISION), 0.0)
-                    a_k += tl.where(across, product(read, keys, PRECISION), 0.0)
-                since, until = joined(g, since, until, i, m, second)
-                m *= 2
-            q_b += tl.where(same, tl.sum(query * target, 1)[:, None], 0.0)
-            if a is not None:
-                q_k += tl.where(same, tl.sum(query * key, 1)[:, None], 0.0)
+            q_b, a_b, since, until = by_levels(q_b, a_b, query, reader, target, g, i, a is not None, L, PRECISION)
+            if a is not None:  # once more with k for b: four sums at once would need more registers than there are
+                q_k, a_k, since, until = by_levels(q_k, a_k, query, reader, key, g, i, True, L, PRECISION)
             total = tl.sum(tl.where((i == 0)[:, None], since + g + until, 0.0), 0)
             tl.store(whole + place * K + column, tl.exp(total), mask=column < K)
             query *= tl.exp(since + g)
@@ -123,10 +124,10 @@ def prepare(
     solved = inverse_of(a_b, L, PRECISION)
     store_block(inverse, place, i, i, solved, L, L)
     tl.debug_barrier()  # tiles of w were stored by other threads than read them
-    for begin in range(0, K, BLOCK_K):
+    for begin in range(0, rolled(K, N), BLOCK_K):
         column = begin + tl.arange(0, BLOCK_K)
         store_block(w, place, i, column, product(solved, load_block(w, place, i, column, L, K), PRECISION), L, K)
-    for begin in range(0, V, BLOCK_V):
+    for begin in range(0, rolled(V, N), BLOCK_V):
         column = begin + tl.arange(0, BLOCK_V)
         value = load_rows(v, row * STEPS + j, head, column, here, H, V)
         if a is None:
