@@ -122,7 +122,8 @@ def _nonlinear_rnn_backward(
         [Config(whole), Config({**whole, "BLOCK_T": 128}, warps=8)],
         flops=2 * y.numel() * matrices * width,
     )  # fmt: skip
-    stage = STAGE_BYTES_WIDE if x.element_size() == 4 and width > 128 else STAGE_BYTES_BACKWARD
+    scarce = width > 128 if x.element_size() == 4 else cell == "gru" and width <= 128
+    stage = STAGE_BYTES_WIDE if scarce else STAGE_BYTES_BACKWARD
     launch(
         "nonlinear.triton_kernels.nonlinear_rnn_backward",
         _grid(spans, x),
