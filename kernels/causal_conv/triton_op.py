@@ -63,10 +63,11 @@ def _causal_conv_backward(
     """Gradients of u, of the taps and the bias [taps + 1, C] (as ``weight``, one of each direction), and of the state."""
     spans = Spans.of(u, cu_seqlens, index, direction, own)
     taps, channels = weight.shape[-2:]
+    grad_out, grad_final = grad_out.contiguous(), grad_final.contiguous()
     grad_u, grad_state = torch.empty_like(grad_out), torch.empty_like(state) if spans.N else grad_final.clone()
     sums = weight.new_empty(spans.directions, spans.slots(BLOCK_T), taps + 1, channels)
     arguments = {
-        "u": u, "bias": bias, "state": state, "grad_out": grad_out.contiguous(), "grad_final": grad_final.contiguous(),
+        "u": u, "bias": bias, "state": state, "grad_out": grad_out, "grad_final": grad_final,
         "grad_u": grad_u, "sums": sums, "grad_state": grad_state,
     }  # fmt: skip
     _run("causal_conv_backward", spans, weight, silu, arguments, taps + 2 if silu else 2)

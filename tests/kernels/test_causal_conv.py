@@ -13,6 +13,7 @@ from visionrnn.testing import error
 
 BACKENDS = available_backends("causal_conv", device="cpu")
 SIMULATED = is_interpreted() and not torch.cuda.is_available()
+ALL = [*BACKENDS, pytest.param("triton", marks=pytest.mark.skipif(not SIMULATED, reason="for CPU tensors"))]
 native = pytest.mark.skipif("native" not in BACKENDS, reason="the native library is not built")
 
 
@@ -55,6 +56,16 @@ def test_threads_do_not_change_a_bit():
     same_bits_on_threads(lambda: dict(enumerate(gradients(given, backend="native", activation="silu"))), (1, 3))
 
 
+@pytest.mark.parametrize("backend", ALL)
+def test_gradients_may_come_in_any_layout(backend):
+    given = inputs(5, 3, 2)
+    out = causal_conv(**given, backend=backend)
+    factors = torch.arange(15.0).view(1, 3, 5)
+    found = torch.autograd.grad((out.transpose(1, 2) * factors).sum(), list(given.values()), retain_graph=True)
+    for value, same in zip(found, torch.autograd.grad((out * factors.mT.contiguous()).sum(), list(given.values())), strict=True):
+        assert torch.equal(value, same)
+
+
 def test_unknown_activation_and_wrong_ranks_are_refused():
     given = inputs(6, 3, 2)
     with pytest.raises(ValueError, match=r"activation='relu'; expected one of \[None, 'silu'\]"):
@@ -64,7 +75,7 @@ def test_unknown_activation_and_wrong_ranks_are_refused():
 
 
 @pytest.mark.parametrize("merge", ["sum", "stack"])
-@pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("triton", marks=pytest.mark.skipif(not SIMULATED, reason="for CPU tensors"))])
+@pytest.mark.parametrize("backend", ALL)
 def test_shared_inputs_with_weights_of_each_direction(backend, merge):
     given, boundaries, order = inputs(9, 5, 4), torch.tensor([0, 2, 2, 9]), torch.randperm(9)
     draw = torch.Generator().manual_seed(1)
