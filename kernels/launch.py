@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -154,7 +154,9 @@ def _chosen(stated: Launch) -> Config:
     if key not in _fastest and _tuning and not is_interpreted():
         from triton.testing import do_bench
 
-        times = [do_bench(lambda config=config: _run(stated, config), return_mode="median") for config in stated.candidates]
+        copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in stated.arguments.items()}
+        trial = replace(stated, arguments=copies)  # some kernels work in place, and each candidate runs many times
+        times = [do_bench(lambda config=config: _run(trial, config), return_mode="median") for config in stated.candidates]
         _fastest[key] = stated.candidates[times.index(min(times))]
     return _fastest.get(key, stated.candidates[0])
 

@@ -111,6 +111,7 @@ def test_recording_ends_with_an_error():
 @pytest.mark.parametrize("fastest", [0, 1, 2])
 def test_autotuning_keeps_the_fastest(function, fresh_choices, monkeypatch, fastest):
     """Measured once for a kernel and its types; another type is another kernel. Outside, nothing is measured but the choice stays."""
+    pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     lengths, measured = (16, 32, 64), []
 
@@ -131,7 +132,18 @@ def test_autotuning_keeps_the_fastest(function, fresh_choices, monkeypatch, fast
     assert [given["BLOCK_T"] for _, given in function.launches] == [lengths[i] for i in (fastest, fastest, fastest, 0, fastest)]
 
 
+def test_measuring_leaves_the_tensors_alone(function, fresh_choices, monkeypatch):
+    """A kernel that works in place may do so once."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    x = torch.zeros(6, 4)
+    with mock.patch("triton.testing.do_bench", lambda call, return_mode: call() or 1.0), launch.autotuning():
+        run(16, 32, x=x)
+    assert [given["x"] is x for _, given in function.launches] == [False, False, True]
+
+
 def test_nothing_is_measured_without_being_asked(function, fresh_choices, monkeypatch):
+    pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with mock.patch("triton.testing.do_bench", side_effect=AssertionError):
         run(16, 32)
@@ -174,6 +186,7 @@ except ValueError as error:
 
 def test_what_is_recorded_is_what_runs():
     """The launches of a call, forward and backward, are those that a recording collects."""
+    pytest.importorskip("triton")
     x = torch.rand(2, 9, 5, requires_grad=True)
     calls: list[str] = []
     original = launch._run
