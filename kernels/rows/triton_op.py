@@ -44,8 +44,8 @@ def mixer_inputs(uz: Tensor, ahead: Direction, back: Direction, cu_seqlens: Tens
     uz: [N, 2 D], the projected rows, u before z; ``cu_seqlens`` [S + 1]: sequences of positions; position p reads row ``index[p]``.
     Raises ValueError for widths that do not fit and for inputs that need gradients.
     """
-    channels, (outer, rank), states = uz.shape[1] // 2, ahead.step_weight.shape, ahead.A_log.shape[1]
-    if uz.dim() != 2 or outer != channels or ahead.weight.shape != (rank + 2 * states, channels):
+    (outer, rank), states = ahead.step_weight.shape, ahead.A_log.shape[1]
+    if uz.shape[1:] != (2 * outer,) or ahead.weight.shape != (rank + 2 * states, outer):
         raise ValueError(f"uz: expected [N, {2 * outer}] beside weight [{rank + 2 * states}, {outer}], got {list(uz.shape)}")
     if [None if value is None else value.shape for value in ahead] != [None if value is None else value.shape for value in back]:
         raise ValueError("back: expected parameters of the same shapes as ahead")

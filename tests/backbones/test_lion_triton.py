@@ -126,12 +126,29 @@ def test_what_stands_in_the_place_of_a_part_is_used():
         assert seen and error(hooked, module(given).features) <= 1e-5
 
 
+def test_a_norm_without_a_gain_is_still_a_norm():
+    given, ours, plain = voxels(), layer("mamba", "triton"), layer("mamba", "chunkwise")
+    for module in (ours, plain):
+        module.blocks[0].norm = nn.LayerNorm(DIM, elementwise_affine=False)
+    with torch.no_grad():
+        assert error(ours.to(DEVICE)(on(DEVICE, given)).features.cpu(), plain(given).features) <= 1e-5
+
+
+@pytest.mark.parametrize(("states", "reads"), [(256, True), (257, False)])
+def test_wider_states_than_the_kernels_take_are_not_read_through_an_index(states, reads):
+    scan = Scan({"type": "mamba", "backend": "triton", "d_state": states})
+    block, features = LIONLayer(DIM, STAGE, True, scan).blocks[0].to(DEVICE), torch.zeros(1, DIM, device=DEVICE)
+    assert block.scans_rows(features) is reads
+
+
 def test_autocast():
     given, module = on(DEVICE, voxels()), layer("mamba", "triton").to(DEVICE)
     with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
         half = module(given).features
     with torch.no_grad():
         assert half.dtype == torch.float32 and error(half, module(given).features) <= 0.05
+    with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+        assert module(given.with_features(given.features.bfloat16())).features.dtype == torch.float32  # as a norm in float32 makes it
 
 
 def test_no_voxels():

@@ -116,6 +116,10 @@ def test_wrong_use():
     y, weight, x = (torch.zeros(*shape, device=DEVICE) for shape in [(2, 9, 12), (6, 12), (9, 6)])
     with pytest.raises(ValueError, match=r"uz: expected \[N, 24\]"):
         rows.mixer_inputs(uz[:, :22], part, part, bounds)
+    with pytest.raises(ValueError, match=r"uz: expected \[N, 24\]"):
+        rows.mixer_inputs(torch.zeros(9, 25, device=DEVICE), part, part, bounds)
+    with pytest.raises(ValueError, match=r"uz: expected \[N, 24\]"):
+        rows.mixer_inputs(uz[0], part, part, bounds)
     with pytest.raises(ValueError, match="back: expected parameters of the same shapes"):
         rows.mixer_inputs(uz, part, part._replace(conv_bias=None), bounds)
     with pytest.raises(ValueError, match="no backward"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionrnn.kernels import causal_conv, selective_scan
 from visionrnn.kernels.activations import silu_gate, softplus
 from visionrnn.kernels.dispatch import on_triton
+from visionrnn.kernels.recurrence import MAX_WIDTH
 from visionrnn.layers.causal_conv import CausalConv
 from visionrnn.layers.linear import Linear, linear
 from visionrnn.operators.base import Operator, State, without_weight_decay
@@ -59,7 +60,9 @@ class Mamba(Operator):
 
     def scans_rows(self, x: Tensor) -> bool:
         functions = ("causal_conv", "causal_conv"), ("diagonal", "selective_scan")
-        return not self.causal and on_triton(self.backend, x.dtype, x.device.type, *functions)
+        part: Any = self.directions[0]
+        fits = part.A_log.shape[1] <= MAX_WIDTH
+        return not self.causal and fits and on_triton(self.backend, x.dtype, x.device.type, *functions)
 
     def through(self, x: Tensor, index: Tensor, cu_seqlens: Tensor, max_seqlen: int | None = None) -> Tensor:
         """Both directions in one launch of each kernel, their products batched."""

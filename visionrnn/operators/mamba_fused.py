@@ -17,7 +17,9 @@ from visionrnn.operators.mamba import Mamba, SelectiveSSM
 
 def fuses(mixer: nn.Module, norm: nn.Module, x: Tensor) -> bool:
     """Whether :func:`residual` may stand for the layers: they are Mamba's and as they were made, and no gradients are wanted."""
-    if torch.is_grad_enabled() or not is_as_made(mixer, Mamba) or not is_as_made(norm, nn.LayerNorm) or x.shape[-1] > MAX_CHANNELS:
+    if torch.is_grad_enabled() or not is_as_made(mixer, Mamba) or x.shape[-1] > MAX_CHANNELS:
+        return False
+    if not is_as_made(norm, nn.LayerNorm) or norm.weight is None:
         return False
     made: list[tuple[Any, type[nn.Module]]] = [(mixer.in_proj, Linear), (mixer.out_proj, Linear)]
     for part in mixer.directions:  # type: ignore[union-attr]
@@ -35,6 +37,8 @@ def residual(
     c, delta, B, C = (value.unsqueeze(1) for value in found[:4])  # [2, 1, N, ...]
     how: dict[str, Any] = dict(direction="both", merge="stack", cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, backend=mixer.backend)
     y: Any = selective_scan(c, delta, found.A, B, C, found.D, **how)
+    if norm is not None and torch.is_autocast_enabled(x.device.type):
+        x = x.float()  # a norm's result is float32 there, and makes the sum so
     gain, shift, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     return mixer_output(y.squeeze(1), uz, mixer.out_proj.weight, x.squeeze(0), gain, shift, index, eps).unsqueeze(0)
 
