@@ -75,7 +75,9 @@ def _tiles(block: int, kernel: str, wide: bool) -> list[tuple[int, int, int]]:
     Kernels over states keep the matrix in registers up to 64 channels. Of the others few registers let more programs run at once.
     """
     if kernel.endswith("states"):
-        return [(block, 8, 1), *([] if wide else [(block, 4, 1)])] if block <= 64 else [*([] if wide else [(32, 8, 1)]), (16, 8, 1)]
+        if block <= 64:
+            return [(block, 8, 1), *([] if wide else [(block, 4, 1)])]
+        return [(16, 8, 1)] if wide or kernel.endswith("ttt_states") else [(32, 8, 1), (16, 8, 1)]
     if block > 64:
         return [(16, 8, 1), (16, 4, 1)]
     if wide:
