@@ -46,8 +46,8 @@ test: install
 test-slow: install
 	$(PYTEST) -m slow
 
-TRITON_TESTS := tests/kernels/test_triton.py tests/kernels/test_triton_gpu.py tests/kernels/test_triton_compile.py \
-	tests/kernels/test_triton_refusals.py tests/kernels/test_rows.py tests/backbones/test_lion_triton.py
+TRITON_TESTS := $(wildcard tests/kernels/test_triton*.py) tests/kernels/test_nonlinear_triton.py tests/kernels/test_rows.py \
+	tests/backbones/test_lion_triton.py
 
 test-gpu: install  # the kernels on the GPU that is there, slow cases and real lengths too; then their times
 	$(PYTEST) $(TRITON_TESTS)

@@ -14,7 +14,7 @@ from .packing import Rows
 from .packing import boundaries as checked_boundaries
 from .spans import BOTH, FORWARD, REVERSE
 
-MAX_WIDTH = 256  # of the states of Triton kernels
+MAX_WIDTH, MAX_STEPS = 256, 32  # of the states of Triton kernels, and per token
 HALF = (torch.float16, torch.bfloat16)
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}  # dtype.to_complex() cannot be traced
 
@@ -45,6 +45,7 @@ class Recurrence:
         index: Tensor | None = None,
         direction: str | Both | None = None,
         widths: tuple[int, ...] = (),
+        steps: int = 1,
     ):
         if like.dim() < 3 or not (like.is_floating_point() or like.is_complex()):
             raise ValueError(f"{name}: expected floating point [B, T, ...], got {like.dtype} {list(like.shape)}")
@@ -53,9 +54,11 @@ class Recurrence:
         self.both = direction if isinstance(direction, Both) else None
         self.index, self.own = index, self.both is not None and self.both.own
         self.backend = choose(family, function, backend, self.dtype, like.device.type)
-        if self.backend == "triton" and max(widths, default=0) > MAX_WIDTH:
+        width = max(widths, default=0)
+        if self.backend == "triton" and (width > MAX_WIDTH or steps > MAX_STEPS):
             if backend == "triton" or index is not None or self.both is not None:
-                raise ValueError(f"{name}: backend='triton' takes widths up to {MAX_WIDTH}, got {max(widths)}; use backend='chunkwise'")
+                most = f"widths up to {MAX_WIDTH}, got {width}" if width > MAX_WIDTH else f"up to {MAX_STEPS} steps per token, got {steps}"
+                raise ValueError(f"{name}: backend='triton' takes {most}; use backend='chunkwise'")
             self.backend = choose(family, function, "chunkwise", self.dtype, like.device.type)
         self.call = implementation(family, function, self.backend)
         if cu_seqlens is not None:
@@ -68,9 +71,8 @@ class Recurrence:
 
     def timed(self, name: str, value: Tensor | None, shape: tuple[int, ...], blank: float | None = None) -> None:
         """An argument [B, T, *shape]. ``blank`` fills the steps beyond the end of a sequence; None: anything finite may stand there."""
-        checked = self.checked(name, value, (*self.like.shape[:2], *shape))
         keep = self.backend == "triton" and value is not None and value.dtype in HALF  # its kernels read half types themselves
-        self._timed[name] = value if keep else checked, blank
+        self._timed[name] = self.checked(name, value, (*self.like.shape[:2], *shape), keep), blank
 
     def constant(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
         """An argument without a time axis, the same for all sequences; [2, *shape] where each of both directions has its own."""
@@ -113,13 +115,13 @@ class Recurrence:
         return torch.arange(self.sequences + 1, device=self.like.device) * self.like.shape[1]
 
     @overload
-    def checked(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor: ...
+    def checked(self, name: str, value: Tensor, shape: tuple[int, ...], keep: bool = False) -> Tensor: ...
 
     @overload
-    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None: ...
+    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...], keep: bool = False) -> Tensor | None: ...
 
-    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
-        """``value`` in the type of the computation; ValueError for another shape, kind of type or device."""
+    def checked(self, name: str, value: Tensor | None, shape: tuple[int, ...], keep: bool = False) -> Tensor | None:
+        """``value`` in the type of the computation, or its own to ``keep``; ValueError for another shape, kind of type or device."""
         if value is None:
             return None
         if tuple(value.shape) != tuple(shape):
@@ -129,7 +131,7 @@ class Recurrence:
             raise ValueError(f"{name}: expected {expected} on {self.like.device}, got {value.dtype} on {value.device}")
         if value.device != self.like.device:
             raise ValueError(f"{name}: expected {expected} on {self.like.device} as {self.name}, got {value.dtype} on {value.device}")
-        return value if value.is_complex() else value.to(self.dtype)
+        return value if keep or value.is_complex() else value.to(self.dtype)
 
 
 def without_autocast(kind: str) -> AbstractContextManager:

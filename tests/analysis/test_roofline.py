@@ -12,7 +12,7 @@ import torch
 from visionrnn.analysis import planned, roofline
 from visionrnn.analysis.planned import KITTI, SCENES, lion, lion_layer, saved_bytes
 from visionrnn.analysis.roofline import DEVICES, GAP, OF_BANDWIDTH, OF_PEAK, Work, counting
-from visionrnn.kernels import diagonal_scan, launch
+from visionrnn.kernels import diagonal_scan, gated_linear_attention, launch
 from visionrnn.serialization.route import Route
 
 A100 = DEVICES["A100"]
@@ -57,6 +57,14 @@ def test_launches_of_triton_count_once_each():
         diagonal_scan(x, -x, backend="triton").sum().backward()
     found = [work for work in plan.works if work.triton]
     assert len(found) >= 2 and all(work.parallel for work in found) and plan.by_name()["neg"] >= 1
+
+
+def test_half_types_are_read_as_they_are():
+    """No copy in float32 is made, not even to check them."""
+    q = torch.rand(2, 50, 1, 8, dtype=torch.bfloat16)
+    with counting() as plan:
+        gated_linear_attention(q, q, q, backend="triton")
+    assert "_to_copy" not in plan.by_name()
 
 
 def test_the_unit_follows_types_and_precision():
