@@ -52,7 +52,7 @@ def delta_rule(
     batch, length, heads, key = q.shape
     call = Recurrence(
         "delta_rule", "delta_rule", "q", q, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, reverse=reverse, backend=backend,
-        index=index, direction=direction, widths=(key, v.shape[-1]),
+        index=index, direction=direction, widths=(key, v.shape[-1]), steps=steps,
     )  # fmt: skip
 
     def by_token(name: str, value: Tensor, shape: tuple[int, ...], blank: float | None = None) -> None:

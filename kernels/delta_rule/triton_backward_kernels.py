@@ -157,7 +157,7 @@ def gradients(
     rate_sum = tl.load(rates + place * L + i)
     if log_decay is not None:
         g_row = tl.load(log_decay + row * H + head, mask=here & (j == 0), other=0.0).to(tl.float32)
-        decay_sum = tl.load(decays + place * L + i)
+        read_sum, write_sum, end_sum = tl.zeros((L,), tl.float32), tl.zeros((L,), tl.float32), tl.zeros((BLOCK_K,), tl.float32)
         later_g = tl.where(i[:, None] > i[None, :], g_row[:, None], 0.0)
         since_row = tl.exp(tl.sum(tl.where(i[:, None] <= i[None, :], g_row[:, None], 0.0), 0))
         until_row = tl.exp(tl.sum(later_g, 0))
@@ -178,10 +178,9 @@ def gradients(
         d_query *= scale
         if log_decay is not None:
             d_query, d_reader, d_target = d_query * since_row[:, None], d_reader * since_row[:, None], d_target * until_row[:, None]
-            reads, writes = tl.sum(query * d_query + reader * d_reader, 1), tl.sum(target * d_target, 1)
-            decay_sum += tl.sum(tl.where(i[:, None] >= i[None, :], reads[:, None], 0.0), 0)
-            decay_sum += tl.sum(tl.where(i[:, None] < i[None, :], writes[:, None], 0.0), 0)
-            decay_sum += tl.exp(tl.sum(g_row, 0)) * tl.sum(ends, 0)
+            read_sum += tl.sum(query * d_query + reader * d_reader, 1)
+            write_sum += tl.sum(target * d_target, 1)
+            end_sum += ends
         d_reader += near_reader
         rate = tl.load(beta + (row * STEPS + j) * H + head, mask=here, other=0.0).to(tl.float32)
         rate_sum -= tl.sum(key * d_reader, 1)
@@ -189,4 +188,6 @@ def gradients(
         store_rows(grad_k, out_row * STEPS + j, head, column, here, d_target + near_target - rate[:, None] * d_reader, H, K)
     tl.store(grad_beta + (out_row * STEPS + j) * H + head, rate_sum, mask=here)
     if log_decay is not None:
+        decay_sum = tl.load(decays + place * L + i) + tl.exp(tl.sum(g_row, 0)) * tl.sum(end_sum, 0)
+        decay_sum += tl.sum(tl.where(i[:, None] >= i[None, :], read_sum[:, None], write_sum[:, None]), 0)
         tl.store(grad_log_decay + out_row * H + head, decay_sum, mask=here & (j == 0))

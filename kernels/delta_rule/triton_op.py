@@ -27,9 +27,7 @@ def delta_rule(
     cu_seqlens: Tensor | None, index: Tensor | None, direction: int, own: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """q: [B, T, H, K]; k, v, beta: [B, T, steps, H, K|V|-]; log_decay: None, [B, T, H] or [B, T, H, K]; state: [S, H, K, V]
-    → o [B, T, H, V] in the type of q, final state; batches as in ``Spans``. Raises ValueError for more than 32 steps per token."""
-    if k.shape[2] > FEW_ROWS:
-        raise ValueError(f"steps: backend='triton' takes up to {FEW_ROWS} per token, got {k.shape[2]}; use backend='chunkwise'")
+    → o [B, T, H, V] in the type of q, final state; batches as in ``Spans``. At most ``FEW_ROWS`` steps per token."""
     return _delta_rule(q, k, v, beta, None, None, log_decay, state, scale, cu_seqlens, index, direction, own)[:2]
 
 
@@ -211,11 +209,11 @@ def _last_gradients(plan: Plan, given: dict[str, Any]) -> None:
     given["grad_reader"] = None if plan.general else torch.empty_like(given["grad_decay"])
     common = *timed, "a", "b", "grad_seen_values", "grad_read_values", "kept", "grad_reader", "grad_decay"
     forms = _columns_of_both(plan, (16, 32 if plan.precision == "tf32" else 16, 8), stages=1)  # three products need more registers
-    names = *common, "grad_o", "p", "rates", "grad_q", "grad_beta", "grad_a", "scale"
     macs = levels * L * L * K * (2 * kinds + 1)
-    plan.run(CHANNELS + "read_gradients", {name: given[name] for name in names}, forms, macs + 2 * L * K * V)
-    names = *common, "written", "grad_kept", "grad_k", "grad_b", "grad_log_decay"
-    plan.run(CHANNELS + "write_gradients", {name: given[name] for name in names}, forms, macs + kinds * L * K * V)
+    reads = *common, "grad_o", "p", "rates", "grad_q", "grad_beta", "grad_a", "scale"
+    plan.run(CHANNELS + "read_gradients", {name: given[name] for name in reads}, forms, macs + 2 * L * K * V)
+    writes = *common, "written", "grad_kept", "grad_k", "grad_b", "grad_log_decay"
+    plan.run(CHANNELS + "write_gradients", {name: given[name] for name in writes}, forms, macs + kinds * L * K * V)
 
 
 @torch.library.custom_op("visionrnn::triton_delta_rule_backward", mutates_args=(), device_types=("cpu", "cuda"))
@@ -244,7 +242,7 @@ def _delta_rule_backward(
     some = {name: timed[name] for name in ("q", "v", "beta", "log_decay")}
     plan.run(
         BACKWARD + "score_gradients", some | read | made | {"grad_v": grads["v"], "grad_o": grad_o, "scale": scale},
-        _columns_of_both(plan, (16, 16, 8) if plan.decay == 2 else (32, 32, 8 if plan.L == ROWS else 4), stages=1),
+        _columns_of_both(plan, (32, 32, 8) if plan.L == ROWS else (16, 16, 8), stages=1),
         L * V * (6 * L + K if plan.general else 2 * L),
     )  # fmt: skip
     results = {f"grad_{name}": value for name, value in grads.items() if name != "v"}
