@@ -13,6 +13,12 @@ from torch import Tensor
 from visionrnn.kernels import dispatch
 from visionrnn.testing import BOUNDS, SAMPLES, Sample, error
 
+pytest.importorskip("triton", reason="neither Triton's compiler nor its interpreter is there")
+# Forms that other forms' kernels compute: one case of each kind shows that these are called as they should be.
+COMPOSED = (
+    "causal_conv_alone", "gateloop", "lightnet", "mlstm_sigmoid_undivided", "signed_diagonal_scan", "slstm_without_floor",
+    "state_space_dual",
+)  # fmt: skip
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -24,6 +30,24 @@ def triton_samples(stateful: bool = False) -> pytest.MarkDecorator:
     """Parametrises over the samples that Triton kernels cover."""
     found = [sample for sample in SAMPLES.values() if covered(sample) and (sample.states or not stateful)]
     return pytest.mark.parametrize("sample", found, ids=[sample.name for sample in found])
+
+
+def triton_forms() -> pytest.MarkDecorator:
+    """The same; composed forms are for the slow suite."""
+    found = [sample for sample in SAMPLES.values() if covered(sample)]
+    marks = {sample.name: [pytest.mark.slow] if sample.name in COMPOSED else [] for sample in found}
+    return pytest.mark.parametrize("sample", [pytest.param(sample, id=sample.name, marks=marks[sample.name]) for sample in found])
+
+
+def triton_cases(name: str, *values: Any, composed: Any, slow: tuple[Any, ...] = ()) -> pytest.MarkDecorator:
+    """Parametrises over the samples and the values of another argument, of which a composed form has one in the fast suite."""
+
+    def case(sample: Sample, value: Any) -> Any:
+        later = value in slow or (sample.name in COMPOSED and value != composed)
+        return pytest.param(sample, value, id=f"{sample.name}-{value}", marks=[pytest.mark.slow] if later else [])
+
+    found = [sample for sample in SAMPLES.values() if covered(sample)]
+    return pytest.mark.parametrize(("sample", name), [case(sample, value) for value in values for sample in found])
 
 
 def moved(inputs: dict[str, Any], device: str = DEVICE) -> dict[str, Any]:
@@ -53,4 +77,16 @@ def packed(sample: Sample, lengths: list[int], **sizes: int) -> tuple[dict[str, 
     return inputs | {name: many[name] for name in sample.states}, torch.tensor([0, *accumulate(lengths)])
 
 
-__all__ = ["DEVICE", "cast", "check", "covered", "joined", "moved", "packed", "packed_inputs", "triton_samples"]
+__all__ = [
+    "DEVICE",
+    "cast",
+    "check",
+    "covered",
+    "joined",
+    "moved",
+    "packed",
+    "packed_inputs",
+    "triton_cases",
+    "triton_forms",
+    "triton_samples",
+]

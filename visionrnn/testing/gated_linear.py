@@ -99,8 +99,9 @@ def lightnet(draw, batch, length, heads, key, value):
     return attention(draw, batch, length, heads, key, value, state=False) | states
 
 
-def symmetric_retention_call(return_final_state, **inputs):
-    return symmetric_retention_function(**inputs), ()
+def symmetric_retention_call(return_final_state=False, **inputs):
+    out = symmetric_retention_function(**inputs)
+    return (out, ()) if return_final_state else out
 
 
 @sample(
