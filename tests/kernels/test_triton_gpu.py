@@ -39,8 +39,8 @@ def test_the_same_bits_every_time(sample):
 
 
 @triton_samples()
-def test_every_configuration_computes_the_same(sample):
-    """Tuning runs all candidates: the one that is chosen agrees with the first."""
+def test_what_tuning_chooses_computes_the_same(sample, monkeypatch):
+    monkeypatch.setattr(launch, "_fastest", {})  # other tests run what users run without tuning
     inputs = moved(cast(sample.inputs(batch=1, length=300, heads=2, key=64, value=64), torch.float32))
     first = sample.gradients(inputs, backend="triton")
     with launch.autotuning():

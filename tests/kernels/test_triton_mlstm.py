@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from recurrence_checks import extreme_inputs
-from triton_checks import check
+from triton_checks import check, moved
 
 from visionrnn.kernels.gated_linear import triton_mlstm_op, triton_op
 from visionrnn.testing import SAMPLES, error
@@ -26,10 +26,10 @@ def test_tiles_inside_a_chunk_of_symmetric_retention():
     sample = SAMPLES["symmetric_retention"]
     inputs = sample.inputs(batch=1, length=70, heads=1, key=33, value=20)
     inputs = {name: value.detach() for name, value in inputs.items()}
-    exact, found = (sample.call(**inputs, chunk_size=40, return_final_state=False, backend=name)[0] for name in ("reference", "chunkwise"))
+    exact, found = (sample.call(**inputs, chunk_size=40, backend=name) for name in ("reference", "chunkwise"))
     assert error(found, exact) <= 1e-10
-    single = {name: value.float() for name, value in inputs.items()}
-    assert error(sample.call(**single, chunk_size=40, return_final_state=False, backend="triton")[0], exact) <= 2e-6
+    single = moved({name: value.float() for name, value in inputs.items()})
+    assert error(sample.call(**single, chunk_size=40, backend="triton").cpu(), exact) <= 2e-6
 
 
 @pytest.mark.parametrize("name", ["mlstm", "mlstm_sigmoid"])
@@ -39,7 +39,8 @@ def test_gates_at_the_ends_of_what_is_allowed(name):
     sample = SAMPLES[name]
     inputs = extreme_inputs(sample, torch.float64, batch=1, length=70, heads=1, key=5, value=4)
     exact = sample.gradients(inputs, backend="reference")
-    found = sample.gradients({key: value.float() for key, value in inputs.items()}, backend="triton")
+    found = sample.gradients(moved({key: value.float() for key, value in inputs.items()}), backend="triton")
+    found = {key: value.cpu() for key, value in found.items()}
     largest = max(float(value.abs().max()) for name, value in exact.items() if name.startswith("d "))
     for key in exact:
         if key in ("d input_gate", "d forget_gate"):
@@ -53,9 +54,9 @@ def test_inputs_of_several_types_are_computed_in_the_widest():
     inputs = {name: value.detach().float() for name, value in sample.inputs(batch=1, length=9, heads=1, key=4, value=4).items()}
     mixed = inputs | {"q": inputs["q"].bfloat16(), "input_gate": inputs["input_gate"].bfloat16()}
     rounded = {name: value.double() for name, value in mixed.items()}
-    found, exact = (sample.run(given, backend=backend)[0] for given, backend in ((mixed, "triton"), (rounded, "reference")))
+    found, exact = (sample.run(given, backend=backend)[0] for given, backend in ((moved(mixed), "triton"), (rounded, "reference")))
     assert found.dtype == torch.bfloat16
-    assert error(found, exact) <= torch.finfo(torch.bfloat16).eps
+    assert error(found.cpu(), exact) <= torch.finfo(torch.bfloat16).eps
 
 
 @pytest.mark.parametrize("name", ["mlstm", "mlstm_sigmoid"])
