@@ -78,7 +78,7 @@ def _tiles(block: int, kernel: str, wide: bool) -> list[tuple[int, int, int]]:
         if block <= 64:
             return [(block, 8, 1), *([] if wide else [(block, 4, 1)])]
         return [(16, 8, 1)] if wide or kernel.endswith("ttt_states") else [(32, 8, 1), (16, 8, 1)]
-    if block > 64:
+    if block > 64 or (block > 32 and not wide and kernel.endswith("inputs")):
         return [(16, 8, 1), (16, 4, 1)]
     if wide:
         return [(16, 4, 1)]
