@@ -11,7 +11,7 @@ from recurrence_checks import scattered
 from torch import Tensor
 from triton_checks import DEVICE, cast, covered, moved, packed, triton_samples
 
-from visionrnn.kernels import diagonal_scan, dispatch, launch
+from visionrnn.kernels import delta_rule, diagonal_scan, dispatch, launch
 from visionrnn.testing import BOUNDS, SAMPLES, error
 
 BOUNDED = ("gated_linear", "delta_rule", "nonlinear")  # families with a width that a kernel holds at once
@@ -65,6 +65,17 @@ def test_widths_over_the_limit(name, monkeypatch):
     monkeypatch.setitem(dispatch.PREFERENCE, DEVICE, ("triton", "chunkwise"))
     out, _ = sample.run(inputs)
     assert out.isfinite().all()
+
+
+def test_steps_over_the_limit(monkeypatch):
+    """As widths."""
+    q, many, beta = torch.rand(1, 2, 1, 4), torch.rand(1, 66, 1, 4), torch.rand(1, 66, 1)
+    given = moved({"q": q, "k": many, "v": many, "beta": beta})
+    with nothing_launched(), pytest.raises(ValueError, match="up to 32 steps per token, got 33"):
+        delta_rule(**given, steps=33, backend="triton")
+    monkeypatch.setitem(dispatch.PREFERENCE, DEVICE, ("triton", "chunkwise"))
+    with nothing_launched():
+        assert delta_rule(**given, steps=33).isfinite().all()
 
 
 @triton_samples()
