@@ -90,7 +90,7 @@ def ttt_backward_states(
             of_queries = load_rows(q, row + inputs, here, head, tile + tl.arange(0, BS), H, D)
             scores += tl.dot(part, tl.trans(of_queries), input_precision=PRECISION)
         scores = tl.where(r[:, None] <= r[None, :], scores * key[:, None] * query[None, :], 0.0)
-        to_gradient = -end[:, None] * to_gradient - tl.dot(scores.to(low), to_answers.to(low), input_precision=PRECISION)
+        to_gradient = -end[:, None] * to_gradient - tl.dot(scores, to_answers, input_precision=PRECISION)
         tl.debug_barrier()
         # Through the inner gradient: normal(z) and its factor depend on z, and so does the slope at them.
         at_keys = load_rows(z, row + outputs, here, head, column, H, D)

@@ -72,9 +72,12 @@ def _run(kernel: str, spans: Spans, q: Tensor, token_scale: Tensor, late: bool, 
 def _tiles(block: int, kernel: str, wide: bool) -> list[tuple[int, int, int]]:
     """Rows of a matrix [D, D] worked on at once, warps, stages; ``wide``: products of float32, whose operands take more registers.
 
-    Kernels over states keep the matrix in registers up to 64 channels. Of the others few registers let more programs run at once.
+    Kernels over states keep the matrix in registers up to 64 channels, but for the backward of 32 in float32. Of the others few registers
+    let more programs run at once.
     """
     if kernel.endswith("states"):
+        if wide and kernel.endswith("backward_states") and block <= 32:
+            return [(16, 4, 1)]
         if block <= 64:
             return [(block, 8, 1), *([] if wide else [(block, 4, 1)])]
         return [(16, 8, 1)] if wide or kernel.endswith("ttt_states") else [(32, 8, 1), (16, 8, 1)]
@@ -82,7 +85,7 @@ def _tiles(block: int, kernel: str, wide: bool) -> list[tuple[int, int, int]]:
         return [(16, 8, 1), (16, 4, 1)]
     if wide:
         return [(16, 4, 1)]
-    return [(16, 4, 1), (16, 2, 1)] if kernel.endswith("inputs") else [(min(block, 32), 4, 1), (16, 4, 1), (16, 2, 1)]
+    return [(16, 2, 1), (16, 8, 1)] if kernel.endswith("inputs") else [(min(block, 32), 4, 1), (16, 4, 1), (16, 2, 1)]
 
 
 @torch.library.custom_op("visionrnn::triton_ttt_linear", mutates_args=(), device_types=("cpu", "cuda"))

@@ -83,7 +83,8 @@ def _symmetric_backward(
     grad_q, grad_k, grad_v = (value.new_empty(*lead, *value.shape[2:]) for value in (q, k, v))
     half = q.dtype == torch.bfloat16  # float16 is computed in float32 here
     sweeps = configs(_constants(q, v, chunk), q.dtype, SINGLE_SWEEPS[:1])
-    inputs = configs(_constants(q, v, chunk), q.dtype, ((32, 64, 4),) if half else single_tiles(keys, values)[:1])
+    single = ((16, 32, 4),) if max(keys, values) <= 64 else single_tiles(keys, values)[:1]
+    inputs = configs(_constants(q, v, chunk), q.dtype, ((32, 64, 4),) if half else single)
     tiles, parts = _columns(sweeps[0].constants), _columns(inputs[0].constants)
     of_states = log_decay.new_empty(tiles[0] * tiles[1], spans.sequences, heads) if learned else None
     of_steps = log_decay.new_empty(2 * parts[0], _tiles(spans, inputs[0].constants), heads) if learned else None

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time, which make aot does with all of them: what is promised and compared, and the keys of kernels."""
+"""Kernels compiled ahead of time: a few here, all of them by make aot; and what the committed table says of all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from visionrnn.analysis import aot
+from visionrnn.analysis.compiled import TARGETS
 from visionrnn.analysis.instructions import amd, occupancy
 from visionrnn.kernels.launch import Config
 from visionrnn.testing.shipped import entries
 
 ROOT = Path(__file__).resolve().parents[2]
+TABLE = aot.read(ROOT / "tests" / "kernels" / "aot.json")["kernels"]
+QUICK = ("diagonal/diagonal_scan", "gated_linear/simple_gla", "delta_rule/delta_rule", "nonlinear/lstm")
 ENTRY = {"registers": 100, "spills": 0, "stack": 0, "shared": 2048, "instructions": 500, "tensor": 8, "products": 2, "atomics": 0}
 
 
@@ -27,10 +30,26 @@ def tool(*options: str) -> str:
     return done.stdout
 
 
+def test_some_compile_as_the_table_says():
+    out = tool("--only", *QUICK, "--targets", "sm_90", "--dtypes", "bf16")
+    assert int(out.rpartition(" compilations of ")[0].rpartition("\n")[2]) >= len(QUICK)
+
+
 def test_other_lengths_and_batches_are_the_same_kernel():
     """20 lengths and batches, every kernel, every candidate: one key each in Triton's own cache."""
     kernels = int(tool("--keys", "--targets", "sm_90").splitlines()[0].split()[1])
-    assert kernels == len({stated.kernel for entry in entries() for stated in entry.launches(torch.bfloat16)})
+    assert kernels == len(TABLE)
+
+
+def test_table_has_every_kernel_for_every_target():
+    launched = {stated.kernel for entry in entries() for dtype in (torch.bfloat16, torch.float32) for stated in entry.launches(dtype)}
+    assert set(TABLE) == launched
+    for kernel, rows in TABLE.items():
+        assert {key.split()[0] for key in rows} == set(TARGETS), kernel
+
+
+def test_table_keeps_the_promises():
+    assert not aot.broken_promises(TABLE)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ HALF = torch.bfloat16
 
 @triton_cases("length", 1, 15, 64, 65, 100, composed=65)
 def test_agrees_with_reference(sample, length):
-    check(sample, sample.inputs(batch=1, length=length, heads=2, key=9, value=5), torch.float32)
+    heads = 2 if length < 64 else 1  # a program for each, which the interpreter runs one after the other
+    check(sample, sample.inputs(batch=1, length=length, heads=heads, key=9, value=5), torch.float32)
 
 
-@triton_cases("length", 1, 15, 64, 65, 100, composed=15, slow=(64, 100))
+@triton_cases("length", 15, 65, composed=15)
 def test_agrees_in_a_half_type(sample, length):
     check(sample, sample.inputs(batch=1, length=length, heads=1, key=8, value=12), HALF)
 
@@ -44,7 +45,7 @@ def test_both_directions_of_their_own_inputs(sample):
     check(sample, inputs, torch.float32, direction="both", merge="stack")
 
 
-@triton_cases("direction", "forward", "both", composed="both")
+@triton_cases("direction", "forward", "both", composed="both", slow=("forward",))
 def test_reads_and_writes_through_an_index(sample, direction):
     inputs, boundaries = packed(sample, [1, 17, 0, 12], heads=1, key=5, value=7)
     if direction == "both":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from recurrence_checks import scattered
 from torch import Tensor
-from triton_checks import DEVICE, cast, covered, moved, packed, triton_samples
+from triton_checks import DEVICE, cast, covered, moved, packed, triton_forms, triton_samples
 
 from visionrnn.kernels import delta_rule, diagonal_scan, dispatch, launch
 from visionrnn.testing import BOUNDS, SAMPLES, error
@@ -135,7 +135,7 @@ def test_other_devices_are_refused():
         diagonal_scan(x, x, backend="triton")
 
 
-@triton_samples()
+@triton_forms()
 def test_memory_layout_does_not_matter(sample):
     """Tensors with gaps are made dense before a launch, so that no kernel needs strides; torch around it may add in another order."""
     inputs = single(sample, length=7)
