@@ -15,6 +15,7 @@ from .triton_tiles import (
     behind_of,
     between_steps,
     chunk_at,
+    dot_left,
     first_slot,
     is_later,
     is_pair,
@@ -69,8 +70,9 @@ def states(
                 weight = sums(up_to(EXCLUSIVE, BT), g, PARTS) if DECAY == 2 else ahead_of(g, EXCLUSIVE)[:, None]
             else:
                 weight = sums(after(BT), g, PARTS) if DECAY == 2 else behind_of(g)[:, None]
-            bx = (bx.to(tl.float32) * tl.exp(weight)).to(bx.dtype)
-        update = tl.dot(tl.trans(bx), by, input_precision=PRECISION)
+            update = dot_left(tl.trans(bx.to(tl.float32) * tl.exp(weight)), by, tl.zeros([BK, BV], tl.float32), PRECISION)
+        else:
+            update = tl.dot(tl.trans(bx), by, input_precision=PRECISION)
         carried += update * scale if BACKWARD else update
     tl.store(final + at_state + inner, carried, mask=inside)
 

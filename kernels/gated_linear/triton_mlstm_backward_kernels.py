@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ..triton_rows import kernel, row_at, span
 from .triton_mlstm_kernels import floor_of, load_keys, load_queries, load_scalar, log_gates, steps_at, weights
-from .triton_tiles import chunk_at, first_slot, load_tile, operand, rows_at, state_tile, tile_at
+from .triton_tiles import chunk_at, dot_left, first_slot, load_tile, operand, rows_at, state_tile, tile_at
 
 
 @triton.jit
@@ -87,8 +87,8 @@ def mlstm_backward_states(
             divided = 1.0 / (tl.maximum(tl.abs(p), floor) + eps)
         queries = load_tile(q, row + inputs, here, head, key, H, K, BK).to(tl.float32)
         grads = operand(load_tile(grad_h, row + outputs, here, head, value, H, V, BV))
-        weighted = (queries * (weight * divided)[:, None]).to(grads.dtype)
-        grad_memory = tl.dot(tl.trans(weighted), grads, grad_memory * kept, input_precision=PRECISION)
+        weighted = queries * (weight * divided)[:, None]
+        grad_memory = dot_left(tl.trans(weighted), grads, grad_memory * kept, PRECISION)
         if DIVIDE:
             if value == 0:
                 given = tl.zeros([BT], tl.float32)
@@ -252,7 +252,7 @@ def _queries(
         other_large, ahead = load_keys(coarse, early, other_at, there)
         scores = (scores * divided[:, None] + of_p[:, None]) * weights(large, behind, other_large, ahead, t, s, here)
         other_keys = operand(load_tile(k, other_row, there, head, key, H, K, BK))
-        found = tl.dot(scores.to(other_keys.dtype), other_keys, found, input_precision=PRECISION)
+        found = dot_left(scores, other_keys, found, PRECISION)
     found *= scale
     pointers, mask = tile_at(grad_q, row + outputs, here, head, key, H, K, BK)
     tl.store(pointers, found, mask=mask)
@@ -291,7 +291,7 @@ def _keys(
         divided, of_p = load_factors(inverse, grad_projected, at, there, DIVIDE)
         scores = (scores * divided[:, None] + of_p[:, None]) * (scale * weights(other_large, behind, large, ahead, s, t, there))
         queries = operand(load_tile(q, other_row + inputs, there, head, key, H, K, BK))
-        found = tl.dot(tl.trans(scores.to(queries.dtype)), queries, found, input_precision=PRECISION)
+        found = dot_left(tl.trans(scores), queries, found, PRECISION)
     pointers, mask = tile_at(grad_k, row + outputs, here, head, key, H, K, BK)
     tl.store(pointers, found, mask=mask)
     of_queries = tl.sum(load_tile(k, row + inputs, here, head, key, H, K, BK).to(tl.float32) * found, 1) - of_state

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..triton_rows import kernel, row_at, span
-from .triton_tiles import FORGOTTEN, chunk_at, first_slot, load_tile, operand, rows_at, split, state_tile, tile_at
+from .triton_tiles import FORGOTTEN, chunk_at, dot_left, first_slot, load_tile, operand, rows_at, split, state_tile, tile_at
 
 
 @triton.jit
@@ -203,7 +203,7 @@ def mlstm_output(
             scores *= weights(large, behind, earlier_large, ahead, t, s, here)
             p += tl.sum(scores, 1)
             values = operand(load_tile(v, other, there, head, value, H, V, BV))
-            memory = tl.dot(scores.to(values.dtype), values, memory, input_precision=PRECISION)
+            memory = dot_left(scores, values, memory, PRECISION)
         p *= scale
         result = memory * scale
         if DIVIDE:

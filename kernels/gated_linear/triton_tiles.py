@@ -75,6 +75,16 @@ def operand(x):
 
 
 @triton.jit
+def dot_left(wide, narrow, found, PRECISION: tl.constexpr):
+    """found + wide @ narrow; ``wide`` is float32, and in two parts where ``narrow`` is bfloat16, which one would round."""
+    part = wide.to(narrow.dtype)
+    found = tl.dot(part, narrow, found, input_precision=PRECISION)
+    if narrow.dtype == tl.bfloat16:
+        found = tl.dot((wide - part.to(tl.float32)).to(narrow.dtype), narrow, found, input_precision=PRECISION)
+    return found
+
+
+@triton.jit
 def state_tile(key, value, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
     """Offsets and mask [BK, BV] in a state [K, V]."""
     rows, columns = key + tl.arange(0, BK), value + tl.arange(0, BV)

@@ -19,7 +19,7 @@ def test_agrees_with_reference(sample, length):
     check(sample, sample.inputs(batch=1, length=length, heads=heads, key=9, value=5), torch.float32)
 
 
-@triton_cases("length", 15, 65, composed=15)
+@triton_cases("length", 1, 15, 64, 65, 100, composed=15)
 def test_agrees_in_a_half_type(sample, length):
     check(sample, sample.inputs(batch=1, length=length, heads=1, key=8, value=12), HALF)
 

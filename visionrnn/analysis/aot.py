@@ -135,9 +135,10 @@ def markdown(table: Mapping[str, Mapping[str, Figures]], targets: Iterable[str])
     yield f"| kernel | type | {' | '.join(targets)} |"
     yield "|---|---" + "|---" * len(targets) + "|"
     for kernel, rows in table.items():
+        family, *_, name = kernel.split(".")
         for dtype in sorted({key.split()[1] for key in rows}):
             cells = [[figures for key, figures in rows.items() if key.split()[:2] == [target, dtype]] for target in targets]
-            yield f"| `{kernel.rpartition('.')[2]}` | {dtype} | {' | '.join(map(_cell, cells))} |"
+            yield f"| {family} `{name}` | {dtype} | {' | '.join(map(_cell, cells))} |"
 
 
 def _cell(forms: list[Figures]) -> str:
