@@ -41,10 +41,10 @@ demo-full: install
 	$(HEAP) $(BIN)/python tools/demo.py --full
 
 test: install
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: install
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not gpu"
 
 TRITON_TESTS := $(wildcard tests/kernels/test_triton*.py) tests/kernels/test_nonlinear_triton.py tests/kernels/test_rows.py \
 	tests/backbones/test_lion_triton.py

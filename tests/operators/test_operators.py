@@ -174,10 +174,10 @@ def test_half_weights_and_large_or_no_inputs(name):
 def test_autocast_keeps_gates_and_states_wide(name, monkeypatch):
     seen, checked = [], Recurrence.checked
 
-    def recorded(self, argument, value, shape):
+    def recorded(self, argument, value, *how):
         if value is not None and any(word in argument for word in GATES):
             seen.append((argument, value.dtype))
-        return checked(self, argument, value, shape)
+        return checked(self, argument, value, *how)
 
     monkeypatch.setattr(Recurrence, "checked", recorded)
     operator, x = build(name, torch.float32), inputs(dtype=torch.float32).requires_grad_()
