@@ -7,10 +7,8 @@ import torch
 from recurrence_checks import extreme_inputs
 from triton_checks import check, moved
 
-from visionrnn.kernels.gated_linear import triton_mlstm_op, triton_op
+from visionrnn.kernels.gated_linear import triton_mlstm_op
 from visionrnn.testing import SAMPLES, error
-
-pytestmark = pytest.mark.skipif(not hasattr(triton_op, "mlstm"), reason="without kernels")
 
 
 @pytest.mark.parametrize("chunk", [64, 128])
